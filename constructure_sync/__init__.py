@@ -1,0 +1,1 @@
+"""Constructure sync: a real-time collaboration server for course graphs, each course one Yjs document."""

@@ -1,0 +1,62 @@
+"""Metrics and structured logs. Label values are bounded: no course, user or address ever becomes a label."""
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+HTTP_REQUESTS = Counter("http_requests_total", "REST requests answered.", ("method", "route", "status"))
+HTTP_DURATION = Histogram("http_request_duration_seconds", "Time to answer a REST request.", ("method", "route"))
+
+CONNECTIONS = Gauge("websocket_connections_active", "Open WebSockets.", ("family",))
+REFUSED_CONNECTIONS = Counter("websocket_connections_refused_total", "Upgrades refused, by reason.", ("reason",))
+SOCKETS_CLOSED = Counter("websocket_closed_total", "WebSockets closed by the server, by close code.", ("code",))
+CONNECTIONS_BEHIND = Gauge("connections_behind", "Connections that have not taken what is there for them.")
+
+ROOMS = Gauge("rooms", "Rooms of this instance, by state.", ("state",))
+UPDATES_TAKEN = Counter("updates_taken_total", "Updates that entered a room's history.")
+UPDATES_EMPTY = Counter("updates_empty_total", "Updates that held nothing new.")
+UPDATES_CUT = Counter("updates_cut_total", "Updates of which a part was left out because something before it is missing.")
+UPDATES_REFUSED = Counter("updates_refused_total", "Updates refused, by reason.", ("reason",))
+LIMIT_REACHED = Counter("limit_reached_total", "Times a limit was reached, by limit.", ("limit",))
+PRESENCE_RECEIVED = Counter("presence_frames_total", "Awareness frames received, by what became of them.", ("outcome",))
+RELAY_DELAY = Histogram("relay_delay_seconds", "From taking an update to handing it to the neighbours' sockets.", buckets=_FAST)
+TIME_TO_RECEIPT = Histogram("time_to_receipt_seconds", "From taking an update to its commit.", buckets=_FAST)
+
+COMMIT_UPDATES = Histogram("commit_batch_updates", "Updates per commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000))
+COMMIT_DURATION = Histogram("commit_duration_seconds", "Time of one commit.", buckets=_FAST)
+COMMIT_FAILURES = Counter("commit_failures_total", "Commits that failed and are tried again.")
+UNSAVED_BYTES = Gauge("unsaved_bytes", "Bytes taken and not yet committed.")
+STRANDED_CHANGES = Counter("stranded_changes_total", "Refused writes kept aside, by reason.", ("reason",))
+COMPACTIONS = Counter("compactions_total", "Compactions of a document's log, by outcome.", ("outcome",))
+WORKER_RETRIES = Counter("worker_retries_total", "Jobs repeated because a worker process died or hung.")
+
+
+def metrics_page() -> bytes:
+    """Return all metrics in the Prometheus text format."""
+    return generate_latest()
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Log JSON lines to standard error: standard output belongs to the command line's own words."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    """Return the logger of the calling module; fields are passed as keywords, never content or secrets."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger
