@@ -1,0 +1,1 @@
+"""Bytes ↔ meaning, pure: no I/O, no clock; limits are arguments."""
