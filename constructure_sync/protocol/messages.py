@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from constructure_sync.errors import ProtocolViolation
-from constructure_sync.protocol.lib0 import Reader, var_bytes, write_var_uint
+from constructure_sync.protocol.lib0 import Reader, var_bytes, var_string, write_var_uint
 
 KEEPALIVE: Final = b"\x01\x01\x00"
 """An awareness message with no entries: it changes nothing and tells a y-websocket client that the server lives."""
@@ -115,3 +115,8 @@ def receipt(n: int, seq: int) -> bytes:
     Sent only to clients that asked for it: type 120 is private to this server.
     """
     return _RECEIPT + write_var_uint(n) + write_var_uint(seq)
+
+
+def permission_denied(reason: str) -> bytes:
+    """The auth message (type 2, permission denied) that tells a client why; stock clients print it."""
+    return b"\x02\x00" + var_string(reason)
