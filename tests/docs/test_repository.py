@@ -28,7 +28,9 @@ FORBIDDEN = {
     "a conflict mark": re.compile(r"^(?:<<<<<<[<] |>>>>>>[>] )"),
 }
 
-FORBIDDEN_NAMES = re.compile(r"(?:^|/)(?:uv\.loc[k]|\.en[v]|\.pyp[i]rc|id_rs[a]|[^/]+\.pe[m]|node_module[s]/.*|\.DS_Stor[e])$")
+FORBIDDEN_NAMES = re.compile(
+    r"(?:^|/)(?:uv\.loc[k]|\.en[v]|\.pyp[i]rc|id_rs[a]|[^/]+\.pe[m]|node_module[s]/.*|\.DS_Stor[e])$"
+)
 
 # Names that say nothing of what is inside.
 EMPTY_NAMES = re.compile(r"(?:^|/)(?:util[s]?|helper[s]?|commo[n]|mis[c])(?:\.py|\.mjs|/.*)$")
