@@ -103,20 +103,20 @@ class UpdateLog(Protocol):
     """The log of client updates: the truth (R2).
 
     UL1  Seqs of a document are 1, 2, 3 … without gaps, in commit order; the first append gets 1.
-    UL2  `append` is one transaction over all documents of the batch, locked in id order: when it returns, every Appended
-         is committed and synced to disk; when it raises StorageUnavailable, each document's part is either wholly there or
-         wholly absent, and calling again with the same commit ids is safe.
-    UL3  An append whose `expected` is not the head's commit id appends nothing and gives Diverged; a document that does not
-         exist gives Gone; neither disturbs the other documents of the batch.
-    UL4  An append whose `commit` is already in the document's log appends nothing and gives Appended with the Seqs it got
-         the first time.
-    UL5  `load` sees one moment: segments are disjoint, ordered and followed by exactly the updates that they do not cover;
-         together they cover 1..head. None: no such document.
-    UL6  `add_segments` puts segments over updates or older segments that are exactly covered by them. It never removes an
-         update row. It is fenced: when the stored segments at that place are not the ones named in `replaces`, nothing
-         changes and it gives False.
-    UL7  `purge_covered` removes raw update rows that a segment covers and that were saved before the given moment, at most
-         `limit` at a time; it gives how many. A load before and after it holds the same content.
+    UL2  `append` is one transaction over all documents of the batch, locked in id order: when it returns, every
+         Appended is committed and synced to disk; when it raises StorageUnavailable, each document's part is either
+         wholly there or wholly absent, and calling again with the same commit ids is safe.
+    UL3  An append whose `expected` is not the head's commit id appends nothing and gives Diverged; a document that
+         does not exist gives Gone; neither disturbs the other documents of the batch.
+    UL4  An append whose `commit` is already in the document's log appends nothing and gives Appended with the Seqs
+         it got the first time.
+    UL5  `load` sees one moment: segments are disjoint, ordered and followed by exactly the updates that they do not
+         cover; together they cover 1..head. None: no such document.
+    UL6  `add_segments` puts segments over updates or older segments that are exactly covered by them. It never
+         removes an update row. It is fenced: when the stored segments at that place are not the ones named in
+         `replaces`, nothing changes and it gives False.
+    UL7  `purge_covered` removes raw update rows that a segment covers and that were saved before the given moment,
+         at most `limit` at a time; it gives how many. A load before and after it holds the same content.
     UL8  `history` gives raw updates first..last that are still stored, in order: for repair and inspection.
     """
 
@@ -145,7 +145,11 @@ class StrandedChange:
 
 
 class StrandedChanges(Protocol):
-    """Refused writes. SC1: one per (document, user, client); a newer one replaces the older. SC2: `keep` is durable on return."""
+    """Refused writes.
+
+    SC1  One per (document, user, client); a newer one replaces the older.
+    SC2  `keep` is durable on return.
+    """
 
     async def keep(self, change: StrandedChange) -> None: ...
 

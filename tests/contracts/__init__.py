@@ -1,0 +1,1 @@
+"""One suite per contract of `storage.contracts`, run over every backend."""
