@@ -39,9 +39,9 @@ EMPTY_NAMES = re.compile(r"(?:^|/)(?:util[s]?|helper[s]?|commo[n]|mis[c])(?:\.py
 @pytest.fixture(scope="session")
 def tracked(repository: Path) -> list[str]:
     """Return the paths of the files that a clone holds, relative to the top folder."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached"], cwd=repository, check=True, capture_output=True, timeout=60
-    )
+    # A container often runs as another user than the owner of the clone; git refuses that unless told.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached"]
+    listed = subprocess.run(command, cwd=repository, check=True, capture_output=True, timeout=60)
     paths = [path for path in listed.stdout.decode().split("\0") if path and (repository / path).is_file()]
     assert paths, "git lists no files"
     return paths
