@@ -42,7 +42,7 @@ lock: $(DEV_READY) ## resolve requirements/*.txt and the Node lock anew
 	cd $(NODE_DIR) && npm install --package-lock-only --ignore-scripts
 
 # Hashes make the index irrelevant, so no address is written down: any mirror serves.
-LOCK_FORM := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
+LOCK_FORM := --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 
 $(VENV_READY):
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "python 3.11 or newer is needed: make PYTHON=...")'
