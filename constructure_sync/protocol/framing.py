@@ -1,6 +1,7 @@
 """WebSocket framing of what the server sends (RFC 6455 §5.2).
 
-A frame made here is shared by every socket it goes to: server frames are unmasked, so they hold nothing of one connection.
+A frame made here is shared by every socket it goes to: server frames are unmasked, so they hold nothing of one
+connection.
 """
 
 _SHORT_HEADERS = tuple(bytes((0x82, length)) for length in range(126))

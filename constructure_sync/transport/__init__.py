@@ -1,0 +1,1 @@
+"""The only toucher of sockets: admission at the upgrade, frames, back-pressure, keepalive, drain."""

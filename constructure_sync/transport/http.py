@@ -1,0 +1,58 @@
+"""uvicorn's HTTP protocol with bounds on the time and size of a request's head, which uvicorn itself lacks."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_TIMEOUT: Final = 5.0
+MAX_HEAD_BYTES: Final = 32 * 1024
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Ends a TCP connection whose request head is not whole in time or too long; the class to give uvicorn as `http=`.
+
+    head_timeout: seconds from a request's first byte, or for the first request from the connection's start.
+    max_head_bytes: of request line and headers together.
+    """
+
+    head_timeout: float = HEAD_TIMEOUT
+    max_head_bytes: int = MAX_HEAD_BYTES
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_whole()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_deadline is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self.send_400_response("The head of the request is too long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_is_whole()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        if self._head_deadline is None:
+            self._head_bytes = 0
+            self._head_deadline = self.loop.call_later(self.head_timeout, self.transport.abort)
+
+    def _head_is_whole(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
