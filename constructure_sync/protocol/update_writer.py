@@ -1,0 +1,290 @@
+"""Making updates out of updates, struct by struct and without a document: joining, splitting, collecting garbage.
+
+An item of length n means n items of length one, each with the one before as origin and the same right origin. So
+neighbours that are written so can be squashed into one, and one can be split, without changing what any client sees.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from constructure_sync.protocol.closed_part import Summary
+from constructure_sync.protocol.closing import Closing
+from constructure_sync.protocol.id_ranges import IdRanges, Range
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.lib0 import read_var_uint, write_var_uint
+from constructure_sync.protocol.update_cut import EMPTY_UPDATE, Piece, delete_set_update, write_update
+from constructure_sync.protocol.update_reader import (
+    ANY,
+    BINARY,
+    DELETED,
+    DOC,
+    EMBED,
+    FORMAT,
+    GC,
+    HAS_ORIGIN,
+    HAS_PARENT_KEY,
+    HAS_RIGHT_ORIGIN,
+    REFERENCE,
+    SKIP,
+    STRING,
+    ParsedUpdate,
+    Struct,
+    UpdateLimits,
+    read_update,
+    skip_any,
+)
+
+__all__ = ["EMPTY_UPDATE", "Summary", "collect_garbage", "delete_set_update", "join_updates", "split_update"]
+
+_COLLECTED = frozenset((BINARY, STRING, EMBED, FORMAT, ANY, DOC))
+"""Content that a deleted item loses. Types stay: what hangs below them refers to them."""
+
+_NO_LIMITS = UpdateLimits(
+    max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32, max_depth=2**14, max_any_depth=64
+)
+"""For bytes that were taken already, and may have grown by joining. Only plain nesting stays limited."""
+
+
+def join_updates(updates: Sequence[bytes]) -> list[bytes]:
+    """Give few updates that hold what these hold, which follow one another in one history, each closed.
+
+    Structs that came before are left out. Where one is known in part only, another update begins, so that structs stay
+    whole. Delete sets are merged; neighbouring structs are squashed. No updates, or only empty ones, give an empty list.
+    """
+    joined: list[bytes] = []
+    gathered = _Gathered()
+    for update in updates:
+        parsed = read_update(update, _NO_LIMITS)
+        if not gathered.takes(parsed):
+            joined.append(gathered.write())
+            gathered = _Gathered()
+        gathered.append(parsed)
+    last = gathered.write()
+    if last != EMPTY_UPDATE:
+        joined.append(last)
+    return joined
+
+
+def split_update(update: bytes, known_before: Known, max_bytes: int) -> list[bytes]:
+    """Give the closed part of the update as several of at most `max_bytes` where whole structs allow.
+
+    Each piece is closed when those before it are known; deletes come last.
+    """
+    parsed = read_update(update, _NO_LIMITS)
+    closing = Closing(known_before.clocks, known_before.nesting, parsed, _NO_LIMITS)
+    structs = dict(parsed.sections)
+    pieces = [write_update(piece, ()) for piece in _struct_pieces(parsed.data, structs, closing, max_bytes)]
+    deletes = closing.clip(known_before.deletes)[0]
+    pieces += (write_update((), ranges) for ranges in _delete_pieces(deletes, max_bytes))
+    return pieces
+
+
+def collect_garbage(update: bytes, deletes: IdRanges) -> bytes:
+    """Give the update with the content of deleted items replaced by their length, and neighbours squashed.
+
+    deletes: what is deleted in the whole document. Types keep their content. An item deleted in part is split; it stays as
+    it is where that would part a surrogate pair. The delete set stays.
+    """
+    parsed = read_update(update, _NO_LIMITS)
+    pieces = []
+    for client, structs in parsed.sections:
+        section = _SectionWriter(client, structs[0].clock)
+        for struct in structs:
+            if struct.kind in _COLLECTED:
+                for data, part in _without_deleted(parsed.data, struct, client, deletes):
+                    section.append(data, part)
+            else:
+                section.append(parsed.data, struct)
+        pieces.append(section.write())
+    return write_update(pieces, parsed.deletes)
+
+
+class _Gathered:
+    """Updates of one history while they are joined."""
+
+    def __init__(self) -> None:
+        self._sections: dict[int, _SectionWriter] = {}
+        self._deletes: list[Range] = []
+
+    def takes(self, parsed: ParsedUpdate) -> bool:
+        """Whether every section continues what is gathered at a struct's beginning."""
+        for client, structs in parsed.sections:
+            section = self._sections.get(client)
+            if section is not None:
+                after = next((struct for struct in structs if struct.end > section.end), None)
+                if after is not None and after.clock != section.end:
+                    return False
+        return True
+
+    def append(self, parsed: ParsedUpdate) -> None:
+        for client, structs in parsed.sections:
+            section = self._sections.get(client)
+            if section is None:
+                section = self._sections[client] = _SectionWriter(client, structs[0].clock)
+            for struct in structs:
+                if struct.end > section.end:
+                    section.append(parsed.data, struct)
+        self._deletes += parsed.deletes
+
+    def write(self) -> bytes:
+        # From the highest client down, as Yjs writes them: it integrates faster so.
+        sections = sorted(self._sections.values(), key=lambda section: section.client, reverse=True)
+        return write_update([section.write() for section in sections], self._deletes)
+
+
+class _SectionWriter:
+    """One client's section while it is written; the last struct stays open for what may be squashed into it."""
+
+    def __init__(self, client: int, clock: int) -> None:
+        self.client = client
+        self.end = clock
+        self._clock = clock
+        self._structs = 0
+        self._parts: list[bytes] = []
+        self._open: list[tuple[bytes, Struct]] = []
+
+    def append(self, data: bytes, struct: Struct) -> None:
+        """Write the struct that begins where the section ends (or before it, when it is the first)."""
+        if struct.kind == SKIP:
+            raise ValueError("the update is not closed")
+        if not (self._open and self._continues(data, struct)):
+            self._finish()
+        self._open.append((data, struct))
+        self.end = struct.end
+
+    def write(self) -> Piece:
+        """Give the section."""
+        self._finish()
+        return Piece(self.client, self._clock, self._structs, b"".join(self._parts))
+
+    def _continues(self, data: bytes, struct: Struct) -> bool:
+        """Whether the struct can be squashed into the open one."""
+        last = self._open[-1][1]
+        kind = struct.kind
+        if kind != last.kind:
+            return False
+        if kind == GC:
+            return True
+        return (
+            struct.origin == (self.client, last.end - 1)
+            and struct.right_origin == self._open[0][1].right_origin
+            # A value under a key takes the place of the one before: Yjs keeps such apart until both are deleted.
+            and (kind == DELETED or (kind in (STRING, ANY) and not data[struct.start] & HAS_PARENT_KEY))
+        )
+
+    def _finish(self) -> None:
+        if not self._open:
+            return
+        data, first = self._open[0]
+        if len(self._open) == 1:
+            self._parts.append(data[first.start : first.stop])
+        else:
+            length = self.end - first.clock
+            content = b"".join(_body(part, struct) for part, struct in self._open)
+            self._parts += (
+                data[first.start : first.content],
+                write_var_uint(len(content) if first.kind == STRING else length),
+                content,
+            )
+        self._structs += 1
+        self._open = []
+
+
+def _body(data: bytes, struct: Struct) -> bytes:
+    """Give the content after its length: nothing for what is only a length."""
+    return data[read_var_uint(data, struct.content)[1] : struct.stop]
+
+
+def _without_deleted(data: bytes, struct: Struct, client: int, deletes: IdRanges) -> Iterator[tuple[bytes, Struct]]:
+    """Give the struct in parts, each wholly deleted (then ContentDeleted) or not at all, with the bytes they lie in."""
+    deleted = deletes.within(client, struct.clock, struct.end)
+    edges = sorted({struct.clock, struct.end, *(edge for part in deleted for edge in part)})
+    bodies = _split_body(data, struct, edges) if deleted else None
+    if bodies is None:
+        yield data, struct
+        return
+    starts_deleted = {start for start, _ in deleted}
+    for start, end, body in zip(edges, edges[1:], bodies, strict=False):
+        kind, content = (DELETED, write_var_uint(end - start)) if start in starts_deleted else (struct.kind, body)
+        head = _head(data, struct, client, start, kind)
+        made = head + content
+        origin = struct.origin if start == struct.clock else (client, start - 1)
+        yield made, Struct(kind, start, end, 0, len(head), len(made), origin, struct.right_origin, struct.parent)
+
+
+def _head(data: bytes, struct: Struct, client: int, start: int, kind: int) -> bytes:
+    """Give info byte and references of the part of a struct that begins at `start`."""
+    info = data[struct.start] & ~REFERENCE | kind
+    if start == struct.clock:
+        return bytes((info,)) + data[struct.start + 1 : struct.content]
+    head = bytes((info | HAS_ORIGIN,)) + write_var_uint(client) + write_var_uint(start - 1)
+    if info & HAS_RIGHT_ORIGIN and struct.right_origin is not None:
+        head += write_var_uint(struct.right_origin[0]) + write_var_uint(struct.right_origin[1])
+    return head
+
+
+def _split_body(data: bytes, struct: Struct, edges: Sequence[int]) -> list[bytes] | None:
+    """Give the content between each two clocks, with its length in front; absent if that would part a surrogate pair."""
+    if len(edges) == 2:
+        return [data[struct.content : struct.stop]]
+    if struct.kind == STRING:
+        units = _body(data, struct).decode().encode("utf-16-le")
+        places = [2 * (edge - struct.clock) for edge in edges]
+        if any(0xDC <= units[place + 1] <= 0xDF for place in places[1:-1]):
+            return None
+        texts = (units[a:b].decode("utf-16-le").encode() for a, b in zip(places, places[1:], strict=False))
+        return [write_var_uint(len(text)) + text for text in texts]
+    position = read_var_uint(data, struct.content)[1]
+    places = [position]
+    for _ in range(struct.clock, struct.end):
+        position = skip_any(data, position, _NO_LIMITS.max_any_depth)
+        places.append(position)
+    return [
+        write_var_uint(end - start) + data[places[start - struct.clock] : places[end - struct.clock]]
+        for start, end in zip(edges, edges[1:], strict=False)
+    ]
+
+
+_HEADER_BYTES = 24
+"""Enough for a section's count, client and clock, and its share of the update's own counts."""
+
+
+def _struct_pieces(
+    data: bytes, structs: dict[int, list[Struct]], closing: Closing, max_bytes: int
+) -> Iterator[list[Piece]]:
+    """Give sections for pieces of at most `max_bytes`, in an order that integrates."""
+    gathered: dict[int, tuple[int, int]] = {}
+    size = 0
+    for client, begin, end in closing.order:
+        for place in range(begin, end):
+            struct = structs[client][place]
+            more = struct.stop - struct.start + (0 if client in gathered else _HEADER_BYTES)
+            if gathered and size + more > max_bytes:
+                yield [_piece(data, owner, structs[owner][a:b]) for owner, (a, b) in gathered.items()]
+                gathered = {}
+                more = struct.stop - struct.start + _HEADER_BYTES
+                size = 0
+            gathered[client] = gathered.get(client, (place, place))[0], place + 1
+            size += more
+    if gathered:
+        yield [_piece(data, owner, structs[owner][a:b]) for owner, (a, b) in gathered.items()]
+
+
+def _piece(data: bytes, client: int, structs: Sequence[Struct]) -> Piece:
+    return Piece(client, structs[0].clock, len(structs), data[structs[0].start : structs[-1].stop])
+
+
+def _delete_pieces(deletes: Sequence[Range], max_bytes: int) -> Iterator[list[Range]]:
+    """Give the ranges in lists that need at most `max_bytes` each."""
+    gathered: list[Range] = []
+    size = 0
+    for client, start, end in IdRanges(deletes):
+        more = len(write_var_uint(start)) + len(write_var_uint(end - start))
+        if not gathered or gathered[-1][0] != client:
+            more += _HEADER_BYTES
+        if gathered and size + more > max_bytes:
+            yield gathered
+            gathered, size = [], 0
+        gathered.append((client, start, end))
+        size += more
+    if gathered:
+        yield gathered
