@@ -20,7 +20,7 @@ _PICOWS_LOG: Final = logging.LoggerAdapter(_picows_logger)
 class FrameListener(WSListener):
     """Whom a parser tells what it reads.
 
-    heard: set at every read. unframed: bytes read since the last frame was delivered, at most one read too few.
+    heard: set at every read. unframed: bytes read that belong to no frame delivered yet.
     """
 
     __slots__ = ("heard", "unframed")

@@ -6,7 +6,7 @@ request; RFC 6455 §4.1 lets no client send any before the answer.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -39,8 +39,8 @@ class Upgrade(asyncio.Protocol):
         self._address: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # By what it can do, not by its class: uvloop's transports do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._open_connections.add(self)
 
     def data_received(self, data: bytes) -> None:

@@ -138,7 +138,7 @@ class WebSocket(FrameListener):
     # ------------------------------------------------------------------ reading
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        self.unframed = 0
+        self.unframed = frame.tail_size
         try:
             if (
                 frame.msg_type is _BINARY
