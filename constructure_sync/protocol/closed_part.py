@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.id_ranges import IdRanges, Range
@@ -12,8 +13,7 @@ Run = tuple[int, int, int, int]
 """(client, first clock, clock after the last, nesting): structs that hang equally deep; see `known` for the number."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClosedPart:
+class ClosedPart(NamedTuple):
     """What of an update integrates now.
 
     update: a V1 update of exactly this part: the input object itself when nothing was cut, EMPTY_UPDATE when it adds

@@ -29,6 +29,8 @@ def pack(clock: int, nesting: int) -> int:
 
 def nesting_at(runs: Sequence[int], clock: int) -> int:
     """Give the nesting at a known clock from runs that were made by `pack`."""
+    if clock << 16 >= runs[-1] & ~0xFFFF:
+        return runs[-1] & 0xFFFF
     return runs[bisect_right(runs, clock << 16 | 0xFFFF) - 1] & 0xFFFF
 
 

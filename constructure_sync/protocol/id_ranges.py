@@ -67,6 +67,14 @@ class IdRanges:
         place = bisect_right(bounds, start)
         return start >= end or bool(place & 1 and end <= bounds[place])
 
+    def disjoint(self, client: int, start: int, end: int) -> bool:
+        """Whether no clock from `start` up to but without `end` is held."""
+        bounds = self._bounds.get(client)
+        if bounds is None:
+            return True
+        place = bisect_right(bounds, start)
+        return not place & 1 and (place == len(bounds) or end <= bounds[place])
+
     def missing(self, client: int, start: int, end: int) -> list[tuple[int, int]]:
         """Give the parts of the range that are not held, in order."""
         bounds = self._bounds.get(client)

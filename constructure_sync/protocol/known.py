@@ -9,6 +9,7 @@ from array import array
 from constructure_sync.protocol.closed_part import ClosedPart, Run, Summary
 from constructure_sync.protocol.closing import Closing, pack
 from constructure_sync.protocol.id_ranges import IdRanges, Range
+from constructure_sync.protocol.short_updates import MAX_BYTES, close_short
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits, read_update
 
 __all__ = ["ClosedPart", "Known", "Summary", "UpdateLimits"]
@@ -34,6 +35,10 @@ class Known:
         Raises ProtocolViolation when the update is malformed or beyond the limits, when a type would be nested too
         deep, or when something hangs below an item that is no shared type.
         """
+        if len(update) <= MAX_BYTES:
+            part = close_short(update, self.clocks, self.nesting, self.deletes, limits)
+            if part is not None:
+                return part
         return self.close_fully(update, limits)
 
     def close_fully(self, update: bytes, limits: UpdateLimits = DEFAULT_LIMITS) -> ClosedPart:

@@ -199,7 +199,7 @@ def _read_parent(data: bytes, position: int, client: int, clock: int, info: int)
     position += 1
     parent = None
     if by_name == 1:
-        position = _skip_string(data, position)
+        position = skip_string(data, position)
     elif by_name == 0:
         other, position = read_var_uint(data, position)
         at, position = read_var_uint(data, position)
@@ -209,7 +209,7 @@ def _read_parent(data: bytes, position: int, client: int, clock: int, info: int)
     else:
         raise ProtocolViolation("parent is neither a root nor an item")
     if info & HAS_PARENT_KEY:
-        position = _skip_string(data, position)
+        position = skip_string(data, position)
     return parent, position
 
 
@@ -225,7 +225,8 @@ def _slice(data: bytes, position: int) -> tuple[bytes, int]:
     return data[position:stop], stop
 
 
-def _skip_string(data: bytes, position: int) -> int:
+def skip_string(data: bytes, position: int) -> int:
+    """Give the position after a string."""
     text, position = _slice(data, position)
     text.decode()
     return position
@@ -268,7 +269,7 @@ def _read_embed(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, 
 
 
 def _read_format(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, int]:
-    return _read_embed(data, _skip_string(data, position), limits)
+    return _read_embed(data, skip_string(data, position), limits)
 
 
 def _read_type(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, int]:
@@ -276,7 +277,7 @@ def _read_type(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, i
     if reference >= _TYPE_REFERENCES:
         raise ProtocolViolation("unknown shared type")
     if reference in _NAMED_TYPES:
-        position = _skip_string(data, position)
+        position = skip_string(data, position)
     return 1, position
 
 
@@ -292,7 +293,7 @@ def _read_any_list(data: bytes, position: int, limits: UpdateLimits) -> tuple[in
 
 
 def _read_doc(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, int]:
-    position = _skip_string(data, position)
+    position = skip_string(data, position)
     if data[position] != 118:
         raise ProtocolViolation("subdocument options are not an object")
     return 1, skip_any(data, position, limits.max_any_depth)
@@ -321,7 +322,7 @@ def skip_any(data: bytes, position: int, depth_left: int) -> int:
     tag = data[position]
     position += 1
     if tag == 119:
-        return _skip_string(data, position)
+        return skip_string(data, position)
     if tag == 125:
         return _skip_var_int(data, position)
     if tag in _FIXED_SIZE:
@@ -337,7 +338,7 @@ def skip_any(data: bytes, position: int, depth_left: int) -> int:
         raise ProtocolViolation("value declares more entries than it holds")
     for _ in range(count):
         if tag == 118:
-            position = _skip_string(data, position)
+            position = skip_string(data, position)
         position = skip_any(data, position, depth_left - 1)
     return position
 

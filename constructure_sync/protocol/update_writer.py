@@ -5,6 +5,7 @@ neighbours that are written so can be squashed into one, and one can be split, w
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.closing import Closing
@@ -231,7 +232,7 @@ def _split_body(data: bytes, struct: Struct, edges: Sequence[int]) -> list[bytes
         places = [2 * (edge - struct.clock) for edge in edges]
         if any(0xDC <= units[place + 1] <= 0xDF for place in places[1:-1]):
             return None
-        texts = (units[a:b].decode("utf-16-le").encode() for a, b in zip(places, places[1:], strict=False))
+        texts = (units[a:b].decode("utf-16-le").encode() for a, b in pairwise(places))
         return [write_var_uint(len(text)) + text for text in texts]
     position = read_var_uint(data, struct.content)[1]
     places = [position]
@@ -240,7 +241,7 @@ def _split_body(data: bytes, struct: Struct, edges: Sequence[int]) -> list[bytes
         places.append(position)
     return [
         write_var_uint(end - start) + data[places[start - struct.clock] : places[end - struct.clock]]
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in pairwise(edges)
     ]
 
 
