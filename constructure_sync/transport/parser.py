@@ -9,6 +9,7 @@ from picows import WSAutoPingStrategy, WSListener, WSUpgradeResponse, WSUpgradeR
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
 READ_BUFFER_BYTES: Final = 4096
+_KEPT_BYTES: Final = 256 * 1024
 
 # picows logs every broken frame as an error; whoever sends them could fill the disk. Not a Logger itself: picows would
 # make a child of it for every connection.
@@ -31,6 +32,36 @@ class FrameListener(WSListener):
     def check_unframed(self) -> None:
         """Refuse a frame that has grown beyond what its message may have, before it is whole."""
         raise NotImplementedError
+
+    def renew_parser(self) -> None:
+        """Put a new parser in the place of one whose read buffer has grown: picows never shrinks it."""
+        raise NotImplementedError
+
+
+class _Quiet:
+    """A transport that writes nothing until `speak`: how a new parser is told of a handshake that has long been answered.
+
+    Has what picows uses of a transport.
+    """
+
+    __slots__ = ("_quiet", "_transport", "abort", "close", "get_extra_info", "get_write_buffer_size", "writelines")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._quiet = True
+        self.abort = transport.abort
+        self.close = transport.close
+        self.get_extra_info = transport.get_extra_info
+        self.get_write_buffer_size = transport.get_write_buffer_size
+        self.writelines = transport.writelines
+
+    def write(self, data: bytes) -> None:
+        if not self._quiet:
+            self._transport.write(data)
+
+    def speak(self) -> None:
+        """Pass on what is written from now on."""
+        self._quiet = False
 
 
 class Parser(WSProtocol):  # type: ignore[misc]  # the stubs of picows leave this class out
@@ -60,10 +91,21 @@ class Parser(WSProtocol):  # type: ignore[misc]  # the stubs of picows leave thi
             READ_BUFFER_BYTES,
         )
         self._socket = socket
+        self._grown = False
 
     def handshake(self, transport: asyncio.Transport, key: str) -> None:
         """Answer 101. Only the key is passed on, so that neither token nor header can reach picows' log."""
         self.connection_made(transport)
+        self._read_request(key)
+
+    def succeed(self, transport: asyncio.Transport, key: str) -> None:
+        """Go on where another parser of the same socket stopped, between two frames; writes nothing."""
+        quiet = _Quiet(transport)
+        self.connection_made(quiet)
+        self._read_request(key)
+        quiet.speak()
+
+    def _read_request(self, key: str) -> None:
         request = (
             "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {key}\r\n\r\n"
@@ -78,7 +120,11 @@ class Parser(WSProtocol):  # type: ignore[misc]  # the stubs of picows leave thi
         socket.unframed += nbytes
         super().buffer_updated(nbytes)
         if socket.unframed > READ_BUFFER_BYTES:
+            self._grown = self._grown or socket.unframed > _KEPT_BYTES
             socket.check_unframed()
+        elif self._grown and not socket.unframed:
+            self._grown = False
+            socket.renew_parser()
 
 
 class Swallow(asyncio.BufferedProtocol):

@@ -70,6 +70,7 @@ class WebSocket(FrameListener):
         "_fragments",
         "_held",
         "_held_close",
+        "_key",
         "_last_words",
         "_moved_at",
         "_on_end",
@@ -88,6 +89,7 @@ class WebSocket(FrameListener):
         self._raw = raw
         self._on_end = on_end
         self._ws: WSTransport | None = None
+        self._key = ""
         self._parser: Parser | None = None
         self._connection: Connection = _NOBODY
         self._receive: Callable[[bytes], None] = _discard
@@ -110,6 +112,7 @@ class WebSocket(FrameListener):
         """Answer the upgrade with 101 and connect the transport to a connection. Reading must be paused."""
         limits = self._acceptor.limits
         raw = self._raw
+        self._key = key
         self._parser = Parser(self, subprotocol)
         raw.set_write_buffer_limits(high=limits.write_high, low=limits.write_low)
         raw.set_protocol(self._parser)
@@ -200,13 +203,34 @@ class WebSocket(FrameListener):
         """
         self.close(closes.TOO_LARGE, "message too large")
         self._fragments = None
-        self._raw.pause_reading()
-        asyncio.get_running_loop().call_soon(self._swallow_rest)
+        self._change_reader(self._swallow_rest)
 
-    def _swallow_rest(self) -> None:
-        if not self._ended and self._parser is not None:
-            self._raw.set_protocol(Swallow(self._parser))
+    def _swallow_rest(self, parser: Parser) -> None:
+        self._raw.set_protocol(Swallow(parser))
+        self._raw.resume_reading()
+
+    def renew_parser(self) -> None:
+        """Put a new parser in the place of one whose read buffer has grown."""
+        if not self._closing:
+            self._change_reader(self._replace_parser)
+
+    def _replace_parser(self, parser: Parser) -> None:
+        if not self._closing:
+            self._parser = Parser(self, None)
+            self._raw.set_protocol(self._parser)
+            self._parser.succeed(self._raw, self._key)
+        if not self._paused or self._closing:
             self._raw.resume_reading()
+
+    def _change_reader(self, change: Callable[[Parser], None]) -> None:
+        """Change the transport's protocol after the running read, and before the next."""
+
+        def change_now() -> None:
+            if not self._ended and self._parser is not None:
+                change(self._parser)
+
+        self._raw.pause_reading()
+        asyncio.get_running_loop().call_soon(change_now)
 
     def pause_reading(self) -> None:
         """Hand over no message until `resume_reading`."""
@@ -260,7 +284,7 @@ class WebSocket(FrameListener):
         """Called by the transport when its buffer has passed the high mark."""
         self._congested = True
         self._moved_at = self._acceptor.clock()
-        self._waiting = self._bytes_waiting()
+        self._waiting = self.bytes_waiting
         if not self._closing:
             self._connection.congested()
 
@@ -270,7 +294,8 @@ class WebSocket(FrameListener):
         if not self._closing:
             self._connection.writable()
 
-    def _bytes_waiting(self) -> int:
+    @property
+    def bytes_waiting(self) -> int:
         """Bytes that the peer has not confirmed, in our buffer and in the kernel's.
 
         The kernel takes more only when a third of its buffer, of up to some MiB, is free: on a slow line our buffer
@@ -291,7 +316,7 @@ class WebSocket(FrameListener):
             self.heard = False
             self.heard_at = now
         if self._congested:
-            waiting = self._bytes_waiting()
+            waiting = self.bytes_waiting
             if waiting < self._waiting:
                 self._moved_at = self.heard_at = now
             self._waiting = waiting
