@@ -10,7 +10,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import Connection, Row
 
 from schemas.ids import CommitId, CourseId, DocumentId, SessionId, UserId
-from schemas.roles import Role, Visibility
+from schemas.roles import PlatformRole, Role, Visibility
 from storage.contracts import StorageError
 from storage.database import SqlDatabase
 from storage.tables import course_members, courses, document_updates, documents, sessions, users
@@ -50,7 +50,8 @@ class Course:
 class CourseDocument:
     """The document behind a name, and how a user with a session stands to it.
 
-    user_name: None when there is no such user. session_alive: False when the sign-in has ended or is somebody else's.
+    user: name and platform role; None when there is no such user. session_alive: False when the sign-in has ended or
+    is somebody else's.
     """
 
     id: DocumentId
@@ -58,7 +59,7 @@ class CourseDocument:
     lineage: UUID
     schema_version: int
     role: Role | None
-    user_name: str | None
+    user: tuple[str, PlatformRole] | None
     session_alive: bool
 
 
@@ -189,13 +190,16 @@ def _document(name: str, user_id: UserId, session_id: SessionId, connection: Con
             documents.c.lineage,
             documents.c.schema_version,
             course_members.c.role,
-            select(users.c.name).where(users.c.id == user_id).scalar_subquery(),
+            users.c.name,
+            users.c.platform_role,
             alive,
         )
         .join_from(documents, course_members, membership, isouter=True)
+        .join(users, users.c.id == user_id, isouter=True)
         .where(documents.c.name == name)
     ).first()
     if row is None:
         return None
     role = None if row[4] is None else Role(row[4])
-    return CourseDocument(DocumentId(row[0]), CourseId(row[1]), row[2], row[3], role, row[5], bool(row[6]))
+    user = None if row[5] is None else (row[5], PlatformRole(row[6]))
+    return CourseDocument(DocumentId(row[0]), CourseId(row[1]), row[2], row[3], role, user, bool(row[7]))

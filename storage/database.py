@@ -95,8 +95,11 @@ class _Lane:
         self._max_waiting = max_waiting
         self._time_limit = time_limit
         self._waiting = 0
+        self._closed = False
 
     async def run(self, work: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise StorageUnavailable("the database is closed")
         if self._waiting >= self._max_waiting:
             raise StorageUnavailable(f"more than {self._max_waiting} database {self._name}s are waiting")
         self._waiting += 1
@@ -118,6 +121,7 @@ class _Lane:
             return work(connection)
 
     async def close(self) -> None:
+        self._closed = True
         ended = asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         try:
             async with asyncio.timeout(self._time_limit):
