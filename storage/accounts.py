@@ -6,12 +6,11 @@ from typing import Final
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from schemas.ids import SessionId, UserId
 from schemas.roles import PlatformRole
 from storage.contracts import StorageError
-from storage.database import SqlDatabase
+from storage.database import Rejected, SqlDatabase
 from storage.tables import refresh_tokens, sessions, users
 
 
@@ -85,7 +84,7 @@ class Accounts:
         """Store a new account. EmailTaken: the address, in any case of letters, has one."""
         try:
             await self._database.write(partial(_create, user, password_hash))
-        except IntegrityError as error:
+        except Rejected as error:
             raise EmailTaken("this e-mail address has an account") from error
 
     async def credentials(self, email: str) -> Credentials | None:
@@ -119,7 +118,7 @@ class Accounts:
 
 def fold_email(email: str) -> str:
     """The form under which an e-mail address is stored and looked up."""
-    return email.strip().casefold()
+    return email.strip().lower()
 
 
 def _create(user: User, password_hash: str, connection: Connection) -> None:

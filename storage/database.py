@@ -24,6 +24,11 @@ from storage.contracts import StorageError, StorageUnavailable
 
 T = TypeVar("T")
 
+
+class Rejected(StorageError):
+    """The database refuses the change: a key is taken, or something it refers to is absent. Nothing was changed."""
+
+
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long SQLite waits for a lock that another process holds."""
 
@@ -40,7 +45,7 @@ def sqlite_url(url: str) -> URL:
         raise StorageError(f'unknown database scheme "{parsed.drivername}"; known: sqlite')
     if not parsed.database or parsed.database == ":memory:":
         raise StorageError("the database URL names no file: nothing would survive a restart")
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return parsed
 
 
@@ -107,8 +112,8 @@ class _Lane:
             async with asyncio.timeout(self._time_limit):
                 # Given up before its turn, a transaction never starts; given up later, it still ends as a whole.
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
-        except IntegrityError:
-            raise
+        except IntegrityError as error:
+            raise Rejected(_cause(error)) from error
         except (TimeoutError, OperationalError, InterfaceError, InternalError, PoolTimeout, OSError) as error:
             raise StorageUnavailable(_cause(error)) from error
         except DBAPIError as error:
@@ -153,8 +158,7 @@ class SqlDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` gives, once its transaction is committed and synced to disk.
 
-        StorageUnavailable: locked, full, failing or too slow. IntegrityError passes through, rolled back: it is the
-        store's to name.
+        StorageUnavailable: locked, full, failing or too slow. Rejected: against a constraint.
         """
         return await self._writer.run(work)
 

@@ -39,10 +39,7 @@ _EARLIER_COMMITS: Final = (
         func.min(document_updates.c.seq),
         func.max(document_updates.c.seq),
     )
-    .where(
-        document_updates.c.document_id.in_(bindparam("ids", expanding=True)),
-        document_updates.c.commit_id.in_(bindparam("commits", expanding=True)),
-    )
+    .where(document_updates.c.commit_id.in_(bindparam("commits", expanding=True)))
     .group_by(document_updates.c.document_id, document_updates.c.commit_id)
 )
 _MOVE_HEAD: Final = (
@@ -102,7 +99,7 @@ def _append(batch: Sequence[Append], now: float, connection: Connection) -> Sequ
     heads = {row[0]: _Head(row[1], row[2]) for row in connection.execute(_HEADS, {"ids": ids})}
     earlier = {
         (row[0], row[1]): (Seq(row[2]), Seq(row[3]))
-        for row in connection.execute(_EARLIER_COMMITS, {"ids": ids, "commits": [each.commit for each in batch]})
+        for row in connection.execute(_EARLIER_COMMITS, {"commits": [each.commit for each in batch]})
     }
     results = [_place(each, heads.get(each.document_id), earlier) for each in batch]
     fresh = [

@@ -22,7 +22,7 @@ class SqlStrandedChanges:
         self._now = now
 
     async def keep(self, change: StrandedChange) -> None:
-        """See SC1, SC2. IntegrityError cannot be told from a caller's fault: the document must exist."""
+        """See SC1, SC2."""
         await self._database.write(partial(_keep, change, self._now()))
 
     async def list_for(self, document_id: DocumentId) -> Sequence[StrandedChange]:

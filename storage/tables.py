@@ -7,7 +7,6 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -100,9 +99,9 @@ document_updates: Final = Table(
     Column("payload", LargeBinary, nullable=False),
     # No foreign key: the log outlives the people who wrote it.
     Column("user_id", Uuid),
-    Column("commit_id", BigInteger, nullable=False),
+    # Indexed alone: looking up a batch is then one probe per append, not one per pair of document and commit.
+    Column("commit_id", BigInteger, nullable=False, index=True),
     Column("saved_at", Double, nullable=False),
-    Index("ix_document_updates_document_id_commit_id", "document_id", "commit_id"),
     sqlite_with_rowid=False,
 )
 
@@ -131,7 +130,8 @@ document_clients: Final = Table(
 stranded_changes: Final = Table(
     "stranded_changes",
     metadata,
-    Column("document_id", Uuid, ForeignKey("documents.id"), primary_key=True),
+    # No foreign keys: a refused write is kept whatever became of its document and its writer.
+    Column("document_id", Uuid, primary_key=True),
     Column("user_id", Uuid, primary_key=True),
     Column("client_id", BigInteger, primary_key=True, autoincrement=False),
     Column("payload", LargeBinary, nullable=False),

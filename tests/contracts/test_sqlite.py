@@ -1,6 +1,7 @@
 """What only SQLite can do wrong: pragmas, a full disk, a lock held elsewhere, a schema that drifts."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -11,11 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from schemas.ids import CommitId, Seq
 from storage.contracts import Append, Appended, NewUpdate, StorageError, StorageUnavailable
-from storage.database import SqlDatabase
+from storage.database import Rejected, SqlDatabase
 from storage.migrate import migrate
 from storage.open import open_database
 from storage.tables import document_updates, documents, metadata
@@ -84,7 +84,7 @@ async def test_a_failed_transaction_leaves_nothing_and_no_words_of_content(sqlit
     def broken(connection: Connection) -> None:
         connection.execute(insert(documents).values(id=None, name="secret words"))
 
-    with pytest.raises(IntegrityError):
+    with pytest.raises(Rejected):
         await sqlite.database.write(broken)
     with pytest.raises(StorageUnavailable) as raised:
         await sqlite.database.write(
@@ -168,3 +168,27 @@ async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None
     (tmp_path / "constructure.db").write_bytes(b"not a database, by far" * 1000)
     with pytest.raises(StorageUnavailable, match="not a database"):
         await open_database(f"sqlite:///{tmp_path / 'constructure.db'}")
+
+
+async def test_a_cancelled_caller_leaves_a_whole_transaction(sqlite: SqlBackend) -> None:
+    document_id = await sqlite.document()
+    append = Append(document_id, FIRST_COMMIT, CommitId(2), [NewUpdate(b"a", None), NewUpdate(b"b", None)])
+    for _ in range(20):
+        task = asyncio.create_task(sqlite.log.append([append]))
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        stored = await sqlite.log.load(document_id)
+        assert stored is not None
+        assert stored.head in (1, 3)
+    assert list(await sqlite.log.append([append])) == [Appended(document_id, Seq(2), Seq(3))]
+
+
+async def test_looking_up_repeated_commits_uses_an_index(sqlite: SqlBackend) -> None:
+    plan = await sqlite.database.read(
+        lambda connection: connection.execute(
+            text("EXPLAIN QUERY PLAN SELECT min(seq) FROM document_updates WHERE commit_id IN (1, 2, 3)")
+        ).all()
+    )
+    assert "USING COVERING INDEX ix_document_updates_commit_id" in str(plan)

@@ -1,9 +1,9 @@
 """The rules SC1 and SC2 of `storage.contracts.StrandedChanges`."""
 
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from schemas.ids import UserId
+from schemas.ids import DocumentId, UserId
 from storage.contracts import StrandedChange
 from tests.contracts.backends import Backend
 
@@ -37,3 +37,9 @@ async def test_SC2_a_kept_change_is_there_after_a_restart(backend: Backend) -> N
     await backend.stranded.keep(change)
     await backend.reopen()
     assert list(await backend.stranded.list_for(document_id)) == [change]
+
+
+async def test_SC1_a_change_is_kept_whatever_became_of_its_document(backend: Backend) -> None:
+    change = StrandedChange(DocumentId(uuid4()), ANNA, 1, b"late", "gone")
+    await backend.stranded.keep(change)
+    assert list(await backend.stranded.list_for(change.document_id)) == [change]

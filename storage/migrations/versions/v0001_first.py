@@ -104,9 +104,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("document_id", "seq", name=op.f("pk_document_updates")),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        "ix_document_updates_document_id_commit_id", "document_updates", ["document_id", "commit_id"], unique=False
-    )
+    op.create_index(op.f("ix_document_updates_commit_id"), "document_updates", ["commit_id"], unique=False)
 
     op.create_table(
         "refresh_tokens",
@@ -129,7 +127,6 @@ def upgrade() -> None:
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.Column("reason", sa.String(length=32), nullable=False),
         sa.Column("kept_at", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(["document_id"], ["documents.id"], name=op.f("fk_stranded_changes_document_id")),
         sa.PrimaryKeyConstraint("document_id", "user_id", "client_id", name=op.f("pk_stranded_changes")),
     )
 
@@ -139,7 +136,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_refresh_tokens_session_id"), table_name="refresh_tokens")
 
     op.drop_table("refresh_tokens")
-    op.drop_index("ix_document_updates_document_id_commit_id", table_name="document_updates")
+    op.drop_index(op.f("ix_document_updates_commit_id"), table_name="document_updates")
 
     op.drop_table("document_updates")
     op.drop_table("document_segments")
