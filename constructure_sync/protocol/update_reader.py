@@ -24,8 +24,8 @@ GC, DELETED, BINARY, STRING, EMBED, FORMAT, TYPE, ANY, DOC, SKIP = 0, 1, 3, 4, 5
 HAS_ORIGIN, HAS_RIGHT_ORIGIN, HAS_PARENT_KEY, REFERENCE = 0x80, 0x40, 0x20, 0x1F
 
 _TYPE_REFERENCES = 7
-_NAMED_TYPES = (3, 5)
-"""XmlElement and XmlHook carry a name."""
+_XML_ELEMENT, _XML_HOOK = 3, 5
+"""An element carries a name. A hook carries one in Yjs and none in yrs: no bytes of a hook are right for both."""
 
 Id = tuple[int, int]
 """(client, clock)"""
@@ -274,9 +274,9 @@ def _read_format(data: bytes, position: int, limits: UpdateLimits) -> tuple[int,
 
 def _read_type(data: bytes, position: int, limits: UpdateLimits) -> tuple[int, int]:
     reference, position = read_var_uint(data, position)
-    if reference >= _TYPE_REFERENCES:
+    if reference >= _TYPE_REFERENCES or reference == _XML_HOOK:
         raise ProtocolViolation("unknown shared type")
-    if reference in _NAMED_TYPES:
+    if reference == _XML_ELEMENT:
         position = skip_string(data, position)
     return 1, position
 

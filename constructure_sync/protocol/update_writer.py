@@ -83,7 +83,7 @@ def collect_garbage(update: bytes, deletes: IdRanges) -> bytes:
     """Give the update with the content of deleted items replaced by their length, and neighbours squashed.
 
     deletes: what is deleted in the whole document. Types keep their content. An item deleted in part is split; it stays as
-    it is where that would part a surrogate pair. The delete set stays.
+    it is where that would take more bytes or part a surrogate pair. The delete set stays.
     """
     parsed = read_update(update, _NO_LIMITS)
     pieces = []
@@ -195,21 +195,25 @@ def _body(data: bytes, struct: Struct) -> bytes:
     return data[read_var_uint(data, struct.content)[1] : struct.stop]
 
 
-def _without_deleted(data: bytes, struct: Struct, client: int, deletes: IdRanges) -> Iterator[tuple[bytes, Struct]]:
+def _without_deleted(data: bytes, struct: Struct, client: int, deletes: IdRanges) -> list[tuple[bytes, Struct]]:
     """Give the struct in parts, each wholly deleted (then ContentDeleted) or not at all, with the bytes they lie in."""
     deleted = deletes.within(client, struct.clock, struct.end)
     edges = sorted({struct.clock, struct.end, *(edge for part in deleted for edge in part)})
     bodies = _split_body(data, struct, edges) if deleted else None
     if bodies is None:
-        yield data, struct
-        return
+        return [(data, struct)]
     starts_deleted = {start for start, _ in deleted}
-    for start, end, body in zip(edges, edges[1:], bodies, strict=False):
+    parts = []
+    for (start, end), body in zip(pairwise(edges), bodies, strict=True):
         kind, content = (DELETED, write_var_uint(end - start)) if start in starts_deleted else (struct.kind, body)
         head = _head(data, struct, client, start, kind)
         made = head + content
         origin = struct.origin if start == struct.clock else (client, start - 1)
-        yield made, Struct(kind, start, end, 0, len(head), len(made), origin, struct.right_origin, struct.parent)
+        part = Struct(kind, start, end, 0, len(head), len(made), origin, struct.right_origin, struct.parent)
+        parts.append((made, part))
+    # Heads of parts cost more than a few deleted characters.
+    grows = len(parts) > 1 and sum(len(made) for made, _ in parts) >= struct.stop - struct.start
+    return [(data, struct)] if grows else parts
 
 
 def _head(data: bytes, struct: Struct, client: int, start: int, kind: int) -> bytes:

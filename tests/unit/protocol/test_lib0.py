@@ -42,7 +42,7 @@ def test_strings_and_bytes_read_back_in_order() -> None:
     reader = Reader(var_string("Größe 😀") + var_bytes(b"\x00\xff") + b"\x07")
     assert reader.read_var_string() == "Größe 😀"
     assert reader.read_var_bytes() == b"\x00\xff"
-    assert reader.has_more
+    assert reader.bytes_left == 1
     assert reader.read_byte() == 7
     assert not reader.has_more
     with pytest.raises(ProtocolViolation):

@@ -67,6 +67,7 @@ HOSTILE = {
     "type reference 9": one(item(7, uints(9))),
     "type reference 15": one(item(7, uints(15))),
     "XmlHook without a name": one(item(7, uints(5)))[:-1],
+    "XmlHook with a name, which yrs misreads": one(item(7, uints(5) + var_string("h"))),
     "XmlElement without a name": one(item(7, uints(3)))[:-1],
     "subdocument options are a list": one(item(9, var_string("g") + b"\x75\x00")),
     "subdocument options are null": one(item(9, var_string("g") + NULL)),
