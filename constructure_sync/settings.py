@@ -137,6 +137,13 @@ class Settings(BaseSettings):
     stuck_socket_seconds: float = Field(
         30, gt=0, description="A connection that took no byte for so long while something waits is closed."
     )
+    close_delay_seconds: float = Field(
+        1,
+        ge=0,
+        le=10,
+        description="Wait before a close with a permanent code (44xx), in seconds: older clients come back at once "
+        "whatever the code. 0 closes at once.",
+    )
     drain_seconds: float = Field(
         5, ge=0, le=300, description="Time over which clients are sent away after SIGTERM. Longer: gentler reconnects."
     )
@@ -274,7 +281,7 @@ def load_secret_key(settings: Settings) -> bytes:
 
 
 def _make_secret(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
