@@ -19,11 +19,15 @@ CONNECTIONS_BEHIND = Gauge("connections_behind", "Connections that have not take
 ROOMS = Gauge("rooms", "Rooms of this instance, by state.", ("state",))
 UPDATES_TAKEN = Counter("updates_taken_total", "Updates that entered a room's history.")
 UPDATES_EMPTY = Counter("updates_empty_total", "Updates that held nothing new.")
-UPDATES_CUT = Counter("updates_cut_total", "Updates of which a part was left out because something before it is missing.")
+UPDATES_CUT = Counter(
+    "updates_cut_total", "Updates of which a part was left out because something before it is missing."
+)
 UPDATES_REFUSED = Counter("updates_refused_total", "Updates refused, by reason.", ("reason",))
 LIMIT_REACHED = Counter("limit_reached_total", "Times a limit was reached, by limit.", ("limit",))
 PRESENCE_RECEIVED = Counter("presence_frames_total", "Awareness frames received, by what became of them.", ("outcome",))
-RELAY_DELAY = Histogram("relay_delay_seconds", "From taking an update to handing it to the neighbours' sockets.", buckets=_FAST)
+RELAY_DELAY = Histogram(
+    "relay_delay_seconds", "From taking an update to handing it to the neighbours' sockets.", buckets=_FAST
+)
 TIME_TO_RECEIPT = Histogram("time_to_receipt_seconds", "From taking an update to its commit.", buckets=_FAST)
 
 COMMIT_UPDATES = Histogram("commit_batch_updates", "Updates per commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000))

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,14 +67,14 @@ class WatchedSocket(Protocol):
 class Acceptor:
     """Decides who gets in and looks after all open sockets. One per server; lives on its loop.
 
-    admit: the decision that needs more than the request's bytes; origins: exact origins that pages may come from.
+    admit: the decision that needs more than the request's bytes; origins: those that pages may come from.
     clock: seconds, monotonic; randomness: for the order and times of a drain; sleep: waits so many seconds.
     """
 
     def __init__(
         self,
         admit: Admit,
-        origins: Collection[str],
+        origins: Container[str],
         limits: SocketLimits | None = None,
         *,
         clock: Callable[[], float] | None = None,
@@ -86,7 +86,7 @@ class Acceptor:
         self.clock = clock or (lambda: asyncio.get_running_loop().time())
         self.sockets: set[WatchedSocket] = set()
         self._admit = admit
-        self._origins = frozenset(origins)
+        self._origins = origins
         self._random = randomness or random.Random()
         self._sleep = sleep
         self._hurried = False

@@ -8,7 +8,7 @@ import binascii
 import ipaddress
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -232,7 +232,7 @@ def read_request(handshake: Handshake, address: str) -> UpgradeRequest:
     )
 
 
-def origin_allowed(request: UpgradeRequest, allowed: Collection[str]) -> bool:
+def origin_allowed(request: UpgradeRequest, allowed: Container[str]) -> bool:
     """Whether a page of this origin may open the socket.
 
     Only exact members of the list; `null` never. Without an Origin header it is no browser: allowed when a token came

@@ -1,0 +1,111 @@
+"""The ASGI application and the server around it."""
+
+import signal
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from auth.sign_in import SignIn, SignInRules
+from constructure_sync.observability import metrics_page
+from constructure_sync.replica.jobs import new_course_document
+from constructure_sync.rest.context import Readiness, RestServices
+from constructure_sync.rest.middleware import HttpMiddleware
+from constructure_sync.rest.problems import http_exception
+from constructure_sync.rest.routes import routes
+from constructure_sync.services import Services, open_services
+from constructure_sync.settings import Settings
+from constructure_sync.transport.server import DrainingServer
+from constructure_sync.transport.upgrade import websocket_protocol
+from schemas.course import CourseSeed
+
+_SEED_SECONDS = 20.0
+
+
+class Instance:
+    """One running server: its services, and the address that it turned out to listen on."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._settings = services.settings
+        self.port = services.settings.port
+
+    def public_url(self) -> str:
+        return self._settings.public_address(self.port)
+
+    def readiness(self) -> Readiness:
+        """Return why this instance should get no new clients, if there is a reason."""
+        reasons = []
+        if self._services.acceptor.draining:
+            reasons.append("the instance is stopping")
+        if self._services.log_writer.is_failing:
+            reasons.append("updates cannot be saved: the database is away")
+        return Readiness(tuple(reasons))
+
+    async def seed(self, seed: CourseSeed) -> bytes:
+        """Return a new course document's first update."""
+        return await self._services.workers.run(
+            new_course_document,
+            str(seed.course_id),
+            seed.title,
+            str(seed.owner),
+            round(seed.created_at * 1000),
+            timeout=_SEED_SECONDS,
+        )
+
+    def app(self) -> ASGIApp:
+        """Return the REST application; WebSockets never reach it, they are taken from uvicorn before."""
+        services, settings = self._services, self._settings
+        rules = SignInRules(
+            registration_open=settings.registration_open,
+            refresh_lifetime=settings.refresh_token_days * 86_400,
+            attempts_per_minute=settings.sign_in_attempts_per_minute,
+        )
+        sign_in = SignIn(services.database.accounts, services.passwords, services.tokens, rules)
+        rest = RestServices(
+            sign_in=sign_in,
+            courses=services.database.courses,
+            tokens=services.tokens,
+            seed=self.seed,
+            ready=self.readiness,
+            metrics=metrics_page,
+            public_url=self.public_url,
+        )
+        application = Starlette(routes=routes(rest), exception_handlers={HTTPException: http_exception})
+        return HttpMiddleware(application, secure=self.public_url().startswith("https://"))
+
+
+async def serve(settings: Settings) -> None:
+    """Run one instance until it is told to stop; say where it listens, on standard output, once it does."""
+    async with open_services(settings) as services:
+        instance = Instance(services)
+
+        def on_ready(url: str) -> None:
+            instance.port = int(url.rpartition(":")[2])
+            print(f"listening on {url}", flush=True)
+
+        config = uvicorn.Config(
+            instance.app(),
+            host=settings.host,
+            port=settings.port,
+            ws=websocket_protocol(services.acceptor),
+            http="httptools",
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+        server = DrainingServer(config, services.acceptor, drain_seconds=settings.drain_seconds, on_ready=on_ready)
+        # uvicorn raises the signal again when it is done; what is unsaved then still has to reach the disk.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _outlive)
+        services.workers.start()
+        await server.serve()
+
+
+def _outlive(number: int, frame: FrameType | None) -> None:
+    """Take a signal that uvicorn has already acted upon."""

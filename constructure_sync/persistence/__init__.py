@@ -1,0 +1,1 @@
+"""Getting updates onto disk and history back from it."""

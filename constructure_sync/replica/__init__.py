@@ -1,0 +1,1 @@
+"""Work on documents that takes long or needs pycrdt, in worker processes. The only importer of pycrdt."""

@@ -1,0 +1,127 @@
+"""What worker processes do: pure functions of module level, so that they and their arguments can be pickled."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pycrdt
+
+from constructure_sync.errors import ConstructureError
+from constructure_sync.protocol.closed_part import ClosedPart, Summary
+from constructure_sync.protocol.id_ranges import Range
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.update_reader import read_update
+from constructure_sync.protocol.update_writer import collect_garbage, join_updates, split_update
+from constructure_sync.replica.pool import Panic
+
+SEED_CLIENT = 1
+"""Client id of every first update: the same course seeded twice would be the same bytes, not a doubled title."""
+
+
+class CompactionMismatch(ConstructureError):
+    """What compaction made is not what went in. Nothing was stored; the log stays as it is."""
+
+
+class FoldedPiece(NamedTuple):
+    """A segment of a room's history. ranges: (client, first clock, end clock) of its structs."""
+
+    update: bytes
+    ranges: tuple[Range, ...]
+    has_deletes: bool
+
+
+def close_update(known: Known, update: bytes) -> ClosedPart:
+    """Return the closed part of a large update. Raises ProtocolViolation."""
+    return known.close(update)
+
+
+def fold(updates: Sequence[bytes], segment_bytes: int) -> list[FoldedPiece]:
+    """Join updates that follow one another in a history into pieces of about `segment_bytes`.
+
+    An update that alone is larger stays whole: what it needs lies before it, and here only its own bytes are known.
+    """
+    pieces: list[FoldedPiece] = []
+    group: list[bytes] = []
+    size = 0
+    for update in updates:
+        if group and size + len(update) > segment_bytes:
+            pieces += map(_folded, join_updates(group))
+            group, size = [], 0
+        group.append(update)
+        size += len(update)
+    if group:
+        pieces += map(_folded, join_updates(group))
+    return pieces
+
+
+def _folded(update: bytes) -> FoldedPiece:
+    parsed = read_update(update)
+    ranges = tuple((section.client, section.structs[0].clock, section.structs[-1].end) for section in parsed.sections)
+    return FoldedPiece(update, ranges, bool(parsed.deletes))
+
+
+def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: int) -> tuple[Known, list[FoldedPiece]]:
+    """Return what a stored document's room knows, and its updates behind the segments folded into pieces."""
+    known = Known()
+    for summary in summaries:
+        known.add_summary(Summary.decode(summary))
+    for update in updates:
+        known.add(known.close(update))
+    return known, fold(updates, segment_bytes)
+
+
+def compact(updates: Sequence[bytes], segment_bytes: int) -> list[tuple[bytes, bytes]]:
+    """Return a whole history, joined, its garbage collected, in pieces of about `segment_bytes` with their summaries.
+
+    updates: a closed history from its beginning. The result is read again from nothing and compared with what went in (R7).
+    Raises CompactionMismatch.
+    """
+    before = Known()
+    for update in updates:
+        before.add(before.close(update))
+    pieces: list[bytes] = []
+    context = Known()
+    for joined in join_updates(updates):
+        for piece in split_update(collect_garbage(joined, before.deletes), context, segment_bytes):
+            pieces.append(piece)
+            context.add(context.close(piece))
+    return _verified(pieces, before)
+
+
+def _verified(pieces: Sequence[bytes], before: Known) -> list[tuple[bytes, bytes]]:
+    after = Known()
+    verified: list[tuple[bytes, bytes]] = []
+    for piece in pieces:
+        part = after.close(piece)
+        if part.missing:
+            raise CompactionMismatch("a piece is not closed")
+        after.add(part)
+        verified.append((piece, Summary.of(part).encode()))
+    if after.clocks != before.clocks or after.deletes != before.deletes:
+        raise CompactionMismatch("clocks or deletes differ")
+    return verified
+
+
+def merge_updates(updates: Sequence[bytes]) -> bytes:
+    """Return one update that holds all of these, gaps included, as pycrdt merges them. Raises Panic, ValueError."""
+    try:
+        return pycrdt.merge_updates(*updates)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of pyo3: a BaseException without a public import
+            raise Panic(str(error)) from None
+        raise
+
+
+def new_course_document(course_id: str, title: str, created_by: str, created_at: int) -> bytes:
+    """Return the first update of a course's document: its `meta` and `title` (course-document schema 1).
+
+    created_at: epoch milliseconds. Written once, when the course is made; never on load.
+    """
+    meta: pycrdt.Map[object] = pycrdt.Map()
+    text = pycrdt.Text()
+    document: pycrdt.Doc[pycrdt.Map[object] | pycrdt.Text] = pycrdt.Doc(
+        {"meta": meta, "title": text}, client_id=SEED_CLIENT
+    )
+    with document.transaction():
+        meta.update({"schema": 1, "courseId": course_id, "createdBy": created_by, "createdAt": created_at})
+        text.insert(0, title)
+    return document.get_update()

@@ -1,0 +1,186 @@
+"""What a room holds: segments, then a tail of single updates, in the order in which the room took them.
+
+Everything is kept as the bytes that clients are sent: framed once, shared by all who need them. Every prefix is closed: it
+loads in any client with nothing pending (design §3).
+
+A *position* numbers the places between pieces. Tail entries have one position each and keep it for life; segments are
+numbered downwards from the tail, so that folding may make more segments than it used up entries; cursors move with `moved`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from constructure_sync.protocol.framing import frame
+from constructure_sync.protocol.known import ClosedPart, Known
+from constructure_sync.protocol.messages import sync_step2, update_message
+from constructure_sync.protocol.update_writer import EMPTY_UPDATE, delete_set_update
+from constructure_sync.replica.jobs import FoldedPiece
+from schemas.ids import Seq, UserId
+
+Ranges = Sequence[tuple[int, int, int]]
+
+
+def covers(state_vector: Mapping[int, int], ranges: Ranges) -> bool:
+    """Tell whether someone with this state vector has every struct of these (client, start, end) ranges."""
+    get = state_vector.get
+    return all(get(client, 0) >= end for client, _, end in ranges)
+
+
+class Piece:
+    """A stretch of the history, as clients are sent it. ranges: (client, first clock, end clock) of its structs."""
+
+    __slots__ = ("framed", "has_deletes", "offset", "ranges")
+
+    def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool) -> None:
+        self.framed = frame(update_message(update))
+        self.offset = len(self.framed) - len(update)
+        self.ranges = ranges
+        self.has_deletes = has_deletes
+
+    @property
+    def update(self) -> bytes:
+        return self.framed[self.offset :]
+
+    @property
+    def size(self) -> int:
+        return len(self.framed) - self.offset
+
+
+class Segment(Piece):
+    """Old updates merged into one of about `segment_bytes`. All of it is saved; `last` is the Seq of its last update."""
+
+    __slots__ = ("last",)
+
+    def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool, last: Seq) -> None:
+        super().__init__(update, ranges, has_deletes)
+        self.last = last
+
+
+class Entry(Piece):
+    """One update as it was taken. origin: number of the connection it came from; that one is not sent it again."""
+
+    __slots__ = ("origin", "taken_at", "user_id")
+
+    def __init__(
+        self, update: bytes, ranges: Ranges, has_deletes: bool, origin: int, user_id: UserId | None, taken_at: float
+    ) -> None:
+        super().__init__(update, ranges, has_deletes)
+        self.origin = origin
+        self.user_id = user_id
+        self.taken_at = taken_at
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """How cursors that stand below `tail_start` move after a fold: see `History.moved`."""
+
+    first_replaced: int
+    old_tail_start: int
+    old_segments: int
+
+
+class History:
+    """Segments and tail of one document, and what is known of it. One writer: the room (R3)."""
+
+    __slots__ = ("_deletes_frame", "known", "saved", "saved_seq", "segments", "size", "tail", "tail_start")
+
+    def __init__(self) -> None:
+        self.known = Known()
+        self.segments: list[Segment] = []
+        self.tail: list[Entry] = []
+        self.tail_start = 0
+        self.saved = 0
+        self.saved_seq = Seq(0)
+        self.size = 0
+        self._deletes_frame = b""
+
+    @property
+    def head(self) -> int:
+        """The position after the last entry."""
+        return self.tail_start + len(self.tail)
+
+    @property
+    def first(self) -> int:
+        """The position of the first piece."""
+        return self.tail_start - len(self.segments)
+
+    def load_segment(self, update: bytes, ranges: Ranges, has_deletes: bool, last: Seq) -> None:
+        """Take a stored segment, of which `known` knows already; only while the tail is empty."""
+        self.segments.append(Segment(update, ranges, has_deletes, last))
+        self.size += len(update)
+        self.saved_seq = last
+
+    def load_update(self, part: ClosedPart) -> None:
+        """Take a stored update that follows the segments; its Seq is the one after the last."""
+        self.append(part, origin=0, user_id=None, taken_at=0.0)
+        self.saved = self.head
+        self.saved_seq = Seq(self.saved_seq + 1)
+
+    def append(self, part: ClosedPart, origin: int, user_id: UserId | None, taken_at: float) -> Entry:
+        """Take the closed part of an update at the head."""
+        self.known.add(part)
+        if part.deletes:
+            self._deletes_frame = b""
+        entry = Entry(part.update, part.ranges, bool(part.deletes), origin, user_id, taken_at)
+        self.tail.append(entry)
+        self.size += len(part.update)
+        return entry
+
+    def piece(self, position: int) -> Piece:
+        """Return the piece that begins at this position; IndexError outside first..head."""
+        index = position - self.tail_start
+        if index >= 0:
+            return self.tail[index]
+        if position < self.first:
+            raise IndexError(position)
+        return self.segments[index]
+
+    def unsaved(self) -> list[Entry]:
+        """Return the entries that no commit holds yet, in order."""
+        return self.tail[self.saved - self.tail_start :]
+
+    def foldable(self, segment_bytes: int, fold_entries: int) -> int:
+        """Return how many saved entries at the tail's beginning are worth a segment now; 0: none."""
+        count = self.saved - self.tail_start
+        if count >= fold_entries:
+            return count
+        total = 0
+        for index in range(count):
+            total += len(self.tail[index].framed)
+            if total >= segment_bytes:
+                return count
+        return 0
+
+    def fold(self, first_replaced: int, entries: int, merged: Iterable[FoldedPiece]) -> Folded:
+        """Put segments in the place of the segments from index `first_replaced` on and of the first `entries` of the tail.
+
+        The new segments hold the same content; cursors below the new tail are moved with `moved`.
+        """
+        folded = Folded(first_replaced, self.tail_start, len(self.segments))
+        last = Seq(self.saved_seq - (self.saved - self.tail_start) + entries)
+        replaced: list[Piece] = [*self.segments[first_replaced:], *self.tail[:entries]]
+        self.size -= sum(piece.size for piece in replaced)
+        segments = [Segment(piece.update, piece.ranges, piece.has_deletes, last) for piece in merged]
+        self.size += sum(piece.size for piece in segments)
+        self.segments[first_replaced:] = segments
+        del self.tail[:entries]
+        self.tail_start += entries
+        return folded
+
+    def moved(self, position: int, folded: Folded) -> int:
+        """Return where a cursor that stood at `position` before the fold stands now: what it had half taken, it takes again."""
+        if position >= self.tail_start:
+            return position
+        index = position - folded.old_tail_start + folded.old_segments
+        if index < 0:
+            return position  # this cursor has not been set yet
+        return self.first + min(index, folded.first_replaced)
+
+    def deletes_frame(self) -> bytes:
+        """Return the framed SyncStep2 that holds every delete known, made once for all who ask until one is added."""
+        if not self._deletes_frame:
+            self._deletes_frame = frame(sync_step2(delete_set_update(self.known.deletes)))
+        return self._deletes_frame
+
+
+EMPTY_STEP2 = frame(sync_step2(EMPTY_UPDATE))

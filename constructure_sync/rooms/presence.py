@@ -1,0 +1,223 @@
+"""Who is present in a room. Never stored; an entry is owned by one connection, and only its owner removes it (R8).
+
+Stock y-websocket clients send every state they receive back. So a payload that was relayed lately is dropped by its bytes, and
+entries of ids that another connection owns are ignored silently (interleavings 6).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from constructure_sync.errors import ProtocolViolation
+from constructure_sync.observability import LIMIT_REACHED, PRESENCE_RECEIVED
+from constructure_sync.protocol.awareness import GONE, AwarenessEntry, decode_awareness, encode_awareness, stamp_user
+from constructure_sync.protocol.closes import RATE, TOO_LARGE
+from constructure_sync.rooms.limits import RoomLimits
+from schemas.ids import UserId
+
+_FRAME_BYTES = (
+    32 * 1024
+)  # of one relayed payload: stock clients echo it whole, and it must then pass our own frame limit
+_REMEMBERED_FRAMES = 128
+_REMEMBERED_GONE = 4096
+_GONE_SECONDS = 120.0
+
+
+@dataclass(slots=True, eq=False)
+class Attendee:
+    """A connection, as its presence sees it. tokens: own entries that it may still have relayed at once."""
+
+    user_id: UserId
+    user_name: str
+    tokens: float
+    refilled_at: float
+    ids: set[int] = field(default_factory=set)
+    has_spoken: bool = False
+
+
+@dataclass(slots=True)
+class _Present:
+    entry: AwarenessEntry
+    owner: Attendee
+    renewed_at: float
+
+
+@dataclass(slots=True)
+class _Gone:
+    clock: int
+    user_id: UserId
+    at: float
+
+
+class Presence:
+    """The awareness entries of one room. Pure: time is an argument, what is to be sent is returned."""
+
+    def __init__(self, limits: RoomLimits) -> None:
+        self._limits = limits
+        self._present: dict[int, _Present] = {}
+        self._gone: OrderedDict[int, _Gone] = OrderedDict()
+        self._relayed: OrderedDict[bytes, None] = OrderedDict()
+        self._changed: dict[int, None] = {}
+        self._deferred: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._changed)
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether entries wait because their connection is over its rate: call `release_deferred` a moment later."""
+        return bool(self._deferred)
+
+    def attend(self, user_id: UserId, user_name: str, now: float) -> Attendee:
+        """Return the place of a new connection."""
+        return Attendee(user_id, user_name, float(self._limits.awareness_per_second), now)
+
+    def receive(self, attendee: Attendee, payload: bytes, now: float) -> bytes | None:
+        """Take a payload from a connection; return a payload for that connection alone, or None.
+
+        The answer is the null of an id that was removed while its owner was away: y-protocols then announces itself again at
+        once (interleavings 7). Raises ProtocolViolation for malformed, oversized or flooding presence.
+        """
+        # A connection's first words are always read: a client that is back may say just what was relayed of it before.
+        if attendee.has_spoken and payload in self._relayed:
+            PRESENCE_RECEIVED.labels("echo").inc()
+            return None
+        entries = decode_awareness(payload)
+        is_greeting = not attendee.has_spoken and len(entries) == 1
+        attendee.has_spoken = True
+        answers = [answer for entry in entries if (answer := self._take(attendee, entry, is_greeting, now))]
+        return encode_awareness(answers) if answers else None
+
+    def _take(self, attendee: Attendee, entry: AwarenessEntry, is_greeting: bool, now: float) -> AwarenessEntry | None:
+        present = self._present.get(entry.client_id)
+        if present is None:
+            gone = self._gone.get(entry.client_id)
+            if entry.state == GONE:
+                return None
+            if gone is not None and entry.clock <= gone.clock:
+                is_owner_back = gone.user_id == attendee.user_id
+                return AwarenessEntry(entry.client_id, gone.clock, GONE) if is_owner_back else None
+            if len(attendee.ids) >= self._limits.awareness_ids:
+                LIMIT_REACHED.labels("awareness_ids").inc()
+                return None
+        elif present.owner is not attendee:
+            if not self._may_take_over(attendee, entry, present, is_greeting):
+                PRESENCE_RECEIVED.labels("foreign").inc()
+                return None
+            present.owner.ids.discard(entry.client_id)
+        elif entry.clock < present.entry.clock or (entry.clock == present.entry.clock and entry.state != GONE):
+            return None
+        self._store(attendee, entry, now)
+        return None
+
+    def _may_take_over(self, attendee: Attendee, entry: AwarenessEntry, present: _Present, is_greeting: bool) -> bool:
+        """The same user's newest socket takes over an id; its own first words may repeat the clock it had before."""
+        if present.owner.user_id != attendee.user_id or entry.state == GONE:
+            return False
+        return entry.clock > present.entry.clock or (is_greeting and entry.clock == present.entry.clock)
+
+    def _store(self, attendee: Attendee, entry: AwarenessEntry, now: float) -> None:
+        if len(entry.state) > self._limits.awareness_entry_bytes:
+            LIMIT_REACHED.labels("awareness_bytes").inc()
+            raise ProtocolViolation("an awareness state is too large", TOO_LARGE)
+        is_late = self._is_over_rate(attendee, now)
+        if entry.state == GONE:
+            self._remove(entry.client_id, entry.clock, attendee.user_id, now)
+            attendee.ids.discard(entry.client_id)
+        else:
+            entry.state = stamp_user(entry.state, str(attendee.user_id), attendee.user_name)
+            self._present[entry.client_id] = _Present(entry, attendee, now)
+            self._gone.pop(entry.client_id, None)
+            attendee.ids.add(entry.client_id)
+        (self._deferred if is_late else self._changed)[entry.client_id] = None
+        PRESENCE_RECEIVED.labels("deferred" if is_late else "taken").inc()
+
+    def _is_over_rate(self, attendee: Attendee, now: float) -> bool:
+        rate = self._limits.awareness_per_second
+        attendee.tokens = min(float(rate), attendee.tokens + (now - attendee.refilled_at) * rate) - 1
+        attendee.refilled_at = now
+        if attendee.tokens <= -10 * rate:
+            LIMIT_REACHED.labels("awareness_flood").inc()
+            raise ProtocolViolation("presence changes far too often", RATE)
+        if attendee.tokens < 0:
+            LIMIT_REACHED.labels("awareness_rate").inc()
+            return True
+        return False
+
+    def _remove(self, client_id: int, clock: int, user_id: UserId, now: float) -> None:
+        self._present.pop(client_id, None)
+        self._gone[client_id] = _Gone(clock, user_id, now)
+        self._gone.move_to_end(client_id)
+        if len(self._gone) > _REMEMBERED_GONE:
+            self._gone.popitem(last=False)
+
+    def leave(self, attendee: Attendee, now: float) -> None:
+        """Remove what this connection owns; what the user's newer socket took over stays."""
+        for client_id in attendee.ids:
+            present = self._present.get(client_id)
+            if present is not None and present.owner is attendee:
+                self._remove(client_id, present.entry.clock, attendee.user_id, now)
+                self._changed[client_id] = None
+        attendee.ids.clear()
+
+    def expire(self, now: float) -> None:
+        """Remove entries that were not renewed in time, and forget removals that no client can still echo."""
+        limit = now - self._limits.presence_timeout
+        for client_id, present in [(c, p) for c, p in self._present.items() if p.renewed_at <= limit]:
+            present.owner.ids.discard(client_id)
+            self._remove(client_id, present.entry.clock, present.owner.user_id, now)
+            self._changed[client_id] = None
+        while self._gone and next(iter(self._gone.values())).at <= now - _GONE_SECONDS:
+            self._gone.popitem(last=False)
+
+    def release_deferred(self) -> None:
+        """Let entries that waited for their rate be relayed with the next changes."""
+        self._changed.update(self._deferred)
+        self._deferred.clear()
+
+    def take_changes(self) -> list[bytes]:
+        """Return the payloads that tell everyone what changed since the last call; mostly one."""
+        if not self._changed:
+            return []
+        changed, self._changed = self._changed, {}
+        return self._payloads(changed)
+
+    def everyone(self) -> list[bytes]:
+        """Return the payloads that tell a newcomer who is present; empty when nobody is."""
+        return self._payloads(self._present)
+
+    def everyone_and_gone(self) -> list[bytes]:
+        """Return the payloads that bring up to date a connection that missed changes while it was congested."""
+        return self._payloads([*self._gone, *self._present])
+
+    def _payloads(self, client_ids: Iterable[int]) -> list[bytes]:
+        payloads, chunk, size = [], list[AwarenessEntry](), 0
+        for client_id in client_ids:
+            entry = self._entry(client_id)
+            if entry is None:
+                continue
+            if chunk and size + len(entry.state) > _FRAME_BYTES:
+                payloads.append(self._remember(encode_awareness(chunk)))
+                chunk, size = [], 0
+            chunk.append(entry)
+            size += len(entry.state) + 24
+        if chunk:
+            payloads.append(self._remember(encode_awareness(chunk)))
+        return payloads
+
+    def _entry(self, client_id: int) -> AwarenessEntry | None:
+        present = self._present.get(client_id)
+        if present is not None:
+            return present.entry
+        gone = self._gone.get(client_id)
+        return None if gone is None else AwarenessEntry(client_id, gone.clock, GONE)
+
+    def _remember(self, payload: bytes) -> bytes:
+        self._relayed[payload] = None
+        if len(self._relayed) > _REMEMBERED_FRAMES:
+            self._relayed.popitem(last=False)
+        return payload

@@ -1,0 +1,49 @@
+"""Which of a connection's write messages are saved: the numbers behind `?ack=seq` (design §4)."""
+
+from collections import deque
+
+
+class Receipts:
+    """Counts a connection's write messages (Update, SyncStep2) and tells how many of the first are saved.
+
+    A receipt speaks of *the first n* messages, so a message whose part was cut off for a gap holds back the later ones until the
+    client has answered the SyncStep1 that the gap caused: then all that it can give is in the history.
+    """
+
+    __slots__ = ("_due", "_gaps", "counted", "given")
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.given = 0
+        self._due: deque[list[int]] = deque()  # [message number, position to be saved; -1 while a gap is open]
+        self._gaps = 0
+
+    def note(self, position: int, *, gap: bool = False) -> None:
+        """Count one write message. position: the history's head after it was taken (also when it held nothing new: R11)."""
+        self.counted += 1
+        if gap:
+            self._gaps += 1
+            self._due.append([self.counted, -1])
+        elif self._due and self._due[-1][1] == position:
+            self._due[-1][0] = self.counted
+        else:
+            self._due.append([self.counted, position])
+
+    def close_gaps(self, position: int) -> None:
+        """The client has given what it can: messages that waited for a gap are due when `position` is saved."""
+        if self._gaps:
+            for due in self._due:
+                if due[1] < 0:
+                    due[1] = position
+            self._gaps = 0
+
+    def saved(self, position: int) -> int:
+        """Return how many of the first messages are saved now if that is more than was given before, else 0."""
+        due = self._due
+        number = 0
+        while due and 0 <= due[0][1] <= position:
+            number = due.popleft()[0]
+        if number <= self.given:
+            return 0
+        self.given = number
+        return number

@@ -1,0 +1,202 @@
+"""The rooms of this instance: absent → loading → live → draining → absent.
+
+Loads are shared by all who wait; a failed load fails them all and caches nothing. A room goes only when it is clean and nobody has
+been in it for a while, and then its log is looked at for compaction.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from constructure_sync.errors import ConstructureError
+from constructure_sync.observability import CONNECTIONS_BEHIND, ROOMS, get_logger
+from constructure_sync.persistence.compactor import Compactor, decode_pieces
+from constructure_sync.protocol.closed_part import Summary
+from constructure_sync.protocol.closes import RESTART
+from constructure_sync.replica.jobs import FoldedPiece, replay
+from constructure_sync.rooms.connection import SWEEPS_PER_KEEPALIVE, Connection, Member
+from constructure_sync.rooms.history import History
+from constructure_sync.rooms.room import Room, RoomServices
+from constructure_sync.rooms.socket import Socket
+from schemas.ids import DocumentId, Seq
+from storage.contracts import StoredDocument, UpdateLog
+
+_log = get_logger()
+_LONG_TAIL_UPDATES = 64  # beyond it a stored tail is read and folded in a worker
+_LONG_TAIL_BYTES = 64 * 1024
+
+
+class DocumentNotFound(ConstructureError):
+    """No document has this id."""
+
+
+class Rooms:
+    """Opens, keeps and evicts rooms. One owner of everything that happens to a room from outside."""
+
+    def __init__(self, log: UpdateLog, services: RoomServices, compactor: Compactor) -> None:
+        self._stored = log
+        self._services = services
+        self._compactor = compactor
+        self._rooms: dict[DocumentId, Room] = {}
+        self._loading: dict[DocumentId, asyncio.Task[Room]] = {}
+        self._evictions: dict[DocumentId, asyncio.TimerHandle] = {}
+        self._discarded: set[Room] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def room(self, document_id: DocumentId) -> Room | None:
+        """Return the room of a document if it is live."""
+        return self._rooms.get(document_id)
+
+    async def open(self, document_id: DocumentId) -> Room:
+        """Return the live room of a document, loading it if need be.
+
+        It stays at least for the idle grace. Raises DocumentNotFound, StorageUnavailable, TimeoutError, WorkerFailed.
+        """
+        room = self._rooms.get(document_id)
+        if room is None:
+            loading = self._loading.get(document_id)
+            if loading is None:
+                loading = self._services.loop.create_task(self._load(document_id), name="load a room")
+                self._loading[document_id] = loading
+                loading.add_done_callback(lambda _: self._loading.pop(document_id, None))
+            # A caller that goes away must not take the load from the others.
+            room = await asyncio.shield(loading)
+        if not room.connections:
+            self.emptied(room)
+        return room
+
+    async def _load(self, document_id: DocumentId) -> Room:
+        ROOMS.labels("loading").inc()
+        try:
+            async with asyncio.timeout(self._services.limits.load_timeout):
+                stored = await self._stored.load(document_id)
+                if stored is None:
+                    raise DocumentNotFound(str(document_id))
+                history = await self._history(stored)
+        finally:
+            ROOMS.labels("loading").dec()
+        room = Room(document_id, history, stored.commit, self._services, self)
+        self._rooms[document_id] = room
+        ROOMS.labels("live").inc()
+        return room
+
+    async def _history(self, stored: StoredDocument) -> History:
+        history, limits = History(), self._services.limits
+        summaries = [piece for segment in stored.segments for piece in decode_pieces(segment.summary)]
+        payloads = [update.payload for update in stored.updates]
+        is_long = len(payloads) > _LONG_TAIL_UPDATES or sum(map(len, payloads)) > _LONG_TAIL_BYTES
+        folded: list[FoldedPiece] = []
+        if is_long:
+            history.known, folded = await self._services.workers.run(
+                replay, summaries, payloads, limits.segment_bytes, timeout=limits.worker_timeout
+            )
+        updates = [piece for segment in stored.segments for piece in decode_pieces(segment.payload)]
+        covered = stored.segments[-1].last if stored.segments else Seq(0)
+        for update, encoded in zip(updates, summaries, strict=True):
+            summary = Summary.decode(encoded)
+            if not is_long:
+                history.known.add_summary(summary)
+            history.load_segment(update, summary.ranges, bool(summary.deletes), covered)
+        for piece in folded:
+            history.load_segment(piece.update, piece.ranges, piece.has_deletes, stored.head)
+        for payload in [] if is_long else payloads:
+            history.load_update(history.known.close(payload))
+        return history
+
+    def join(self, room: Room, member: Member, socket: Socket, on_end: Callable[[], None]) -> Connection:
+        """Let a client into a room that `open` gave."""
+        eviction = self._evictions.pop(room.document_id, None)
+        if eviction is not None:
+            eviction.cancel()
+        return room.join(member, socket, on_end)
+
+    # ------------------------------------------------------------------ from rooms
+
+    def emptied(self, room: Room) -> None:
+        """Let an empty room go after the idle grace, if it is clean by then."""
+        if self._rooms.get(room.document_id) is not room:
+            return
+        previous = self._evictions.pop(room.document_id, None)
+        if previous is not None:
+            previous.cancel()
+        self._evictions[room.document_id] = self._services.loop.call_later(
+            self._services.limits.idle_grace, self._evict, room
+        )
+
+    def discarded(self, room: Room) -> None:
+        """A room gave itself up: the next who comes loads the document afresh."""
+        self._forget(room)
+        self._discarded.add(room)
+        self._own(self._bury(room), "end a discarded room")
+
+    async def _bury(self, room: Room) -> None:
+        await room.settled()
+        self._discarded.discard(room)
+
+    def _evict(self, room: Room) -> None:
+        self._evictions.pop(room.document_id, None)
+        if room.connections or self._rooms.get(room.document_id) is not room:
+            return
+        if not room.is_clean:
+            self.emptied(room)
+            return
+        self._forget(room)
+        if not self._is_draining:
+            self._own(self._compactor.compact_if_worth(room.document_id), "compact after closing")
+
+    def _forget(self, room: Room) -> None:
+        if self._rooms.get(room.document_id) is room:
+            del self._rooms[room.document_id]
+            ROOMS.labels("live").dec()
+        eviction = self._evictions.pop(room.document_id, None)
+        if eviction is not None:
+            eviction.cancel()
+
+    # ------------------------------------------------------------------ the instance's life
+
+    async def run(self) -> None:
+        """Sweep the rooms for ever: keepalives, expired presence, late answers, the log's growth."""
+        interval = self._services.limits.keepalive / SWEEPS_PER_KEEPALIVE
+        while True:
+            await asyncio.sleep(interval)
+            behind = 0
+            for room in list(self._rooms.values()):
+                room.sweep()
+                behind += sum(connection.is_congested for connection in room.connections)
+                if room.updates_since_compaction >= self._compactor.limits.updates_while_open:
+                    room.updates_since_compaction = 0
+                    self._own(self._compactor.compact_if_worth(room.document_id), "compact while open")
+            CONNECTIONS_BEHIND.set(behind)
+
+    async def drain(self, time_limit: float) -> None:
+        """Have everything saved and end what the rooms still do. Raises nothing: what cannot be saved in time is logged."""
+        self._is_draining = True
+        try:
+            async with asyncio.timeout(time_limit):
+                await self._services.log_writer.flushed()
+        except TimeoutError:
+            _log.error("not_all_saved", unsaved_bytes=self._services.log_writer.unsaved_bytes)
+        for room in [*self._rooms.values(), *self._discarded]:
+            for connection in room.connections:
+                connection.close(RESTART, "the instance is stopping")
+            await room.stop()
+        for eviction in self._evictions.values():
+            eviction.cancel()
+        for task in [*self._tasks, *self._loading.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._loading.values(), return_exceptions=True)
+
+    def _own(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        task = self._services.loop.create_task(self._guard(work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except Exception:
+            _log.exception("upkeep_failed")

@@ -1,0 +1,482 @@
+"""One open document on this instance: takes updates, relays them, has them saved, answers those who ask.
+
+A room is the only writer of its history (R3), and everything that reads and then acts on it happens in one step of the loop,
+without an `await` in between. The work of one tick is relayed in one flush: every connection at the head gets one write of bytes
+that were framed once.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from constructure_sync.errors import ProtocolViolation
+from constructure_sync.observability import (
+    LIMIT_REACHED,
+    RELAY_DELAY,
+    STRANDED_CHANGES,
+    TIME_TO_RECEIPT,
+    UPDATES_CUT,
+    UPDATES_EMPTY,
+    UPDATES_REFUSED,
+    UPDATES_TAKEN,
+    get_logger,
+)
+from constructure_sync.persistence.log_writer import LogWriter
+from constructure_sync.protocol.closes import (
+    BY_CODE,
+    DELETED,
+    FORBIDDEN,
+    INTERNAL_ERROR,
+    OVERLOADED,
+    RESTART,
+    TOO_LARGE,
+)
+from constructure_sync.protocol.framing import frame
+from constructure_sync.protocol.known import ClosedPart
+from constructure_sync.protocol.messages import awareness_message
+from constructure_sync.protocol.state_vector import encode_state_vector
+from constructure_sync.replica.jobs import FoldedPiece, close_update, fold, merge_updates
+from constructure_sync.replica.pool import WorkerFailed, Workers
+from constructure_sync.rooms.connection import Connection, Member
+from constructure_sync.rooms.history import History, Piece
+from constructure_sync.rooms.limits import RoomLimits
+from constructure_sync.rooms.presence import Presence
+from constructure_sync.rooms.socket import Socket
+from schemas.ids import CommitId, DocumentId
+from storage.contracts import (
+    Append,
+    Appended,
+    ClientBinding,
+    Diverged,
+    Gone,
+    NewUpdate,
+    StorageUnavailable,
+    StrandedChange,
+    StrandedChanges,
+)
+
+_log = get_logger()
+_REMEMBERED_DIGESTS = 256
+_DIGEST_FROM_BYTES = 64  # below it, reading an update costs less than its digest
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes of large messages that are being read in workers, over all rooms of the instance."""
+
+    limit: int
+    used: int = 0
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes out of the budget if they are there."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
+@dataclass(frozen=True, slots=True)
+class RoomServices:
+    """What the rooms of an instance share; all of it replaceable by a simulator (R14)."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: RoomLimits
+    log_writer: LogWriter
+    workers: Workers
+    stranded: StrandedChanges
+    budget: Budget
+    randomness: random.Random
+
+
+class RoomOwner(Protocol):
+    """The registry, as its rooms see it."""
+
+    def emptied(self, room: "Room") -> None:
+        """The last connection has left."""
+
+    def discarded(self, room: "Room") -> None:
+        """The room cannot go on: whoever comes next loads the document afresh."""
+
+
+class Room:
+    """See the module. Connections call `take`, `leave` and `presence_changed`; the log writer calls `saved`."""
+
+    def __init__(
+        self, document_id: DocumentId, history: History, commit: CommitId, services: RoomServices, owner: RoomOwner
+    ) -> None:
+        self.document_id = document_id
+        self.history = history
+        self.limits = services.limits
+        self.loop = services.loop
+        self.presence = Presence(services.limits)
+        self.connections: list[Connection] = []
+        self.is_discarded = False
+        self._services = services
+        self._owner = owner
+        self._commit = commit
+        self._with_receipts: list[Connection] = []
+        self._next_number = 0
+        self._flushed = history.head
+        self._flush_is_due = False
+        self._deferral: asyncio.TimerHandle | None = None
+        self._adds_nothing: OrderedDict[bytes, None] = OrderedDict()
+        self._bindings: dict[int, ClientBinding] = {}
+        self._known_bindings: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_folding = False
+        self.updates_since_compaction = 0
+        self._stranding = asyncio.Lock()
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is unsaved and nothing is being read, so that the room may go."""
+        return self.history.saved == self.history.head and not self._tasks
+
+    def state_vector(self) -> bytes:
+        """Return what the room has, encoded for a SyncStep1."""
+        return encode_state_vector(self.history.known.clocks)
+
+    # ------------------------------------------------------------------ coming and going
+
+    def join(self, member: Member, socket: Socket, on_end: Callable[[], None]) -> Connection:
+        """Let a client in: it is asked for what it has and told who is here. Its history begins with its own question (R5)."""
+        self._next_number += 1
+        connection = Connection(self, self._next_number, member, socket, on_end)
+        self.connections = [*self.connections, connection]
+        if connection.receipts is not None:
+            self._with_receipts.append(connection)
+        if self.is_discarded:
+            connection.close(RESTART, "the document is being loaded again")
+            return connection
+        connection.ask()
+        connection.tell_presence()
+        return connection
+
+    def leave(self, connection: Connection) -> None:
+        """The socket of this connection is gone."""
+        self.connections = [other for other in self.connections if other is not connection]
+        if connection.receipts is not None:
+            self._with_receipts.remove(connection)
+        self.presence.leave(connection.attendee, self.now())
+        self.presence_changed()
+        if not self.connections:
+            self._owner.emptied(self)
+
+    # ------------------------------------------------------------------ taking updates
+
+    def take(self, connection: Connection, update: bytes, is_answer: bool) -> None:
+        """Take the closed part of an update. Raises ProtocolViolation."""
+        digest = self._digest(update)
+        if digest in self._adds_nothing:
+            UPDATES_EMPTY.inc()
+            connection.note_write(is_answer=is_answer, missing=())
+            return
+        self._accept(connection, update, self.history.known.close(update), is_answer)
+
+    def take_in_worker(self, connection: Connection, update: bytes, is_answer: bool) -> None:
+        """Take a large update: it is read in a worker process while the loop serves others and this socket is paused."""
+        if self._digest(update) in self._adds_nothing:
+            UPDATES_EMPTY.inc()
+            connection.note_write(is_answer=is_answer, missing=())
+            self.loop.call_soon(connection.read_on)
+        elif self._services.budget.take(len(update)):
+            self._own(self._read_large(connection, update, is_answer), "read a large update")
+        else:
+            LIMIT_REACHED.labels("in_flight_bytes").inc()
+            connection.close(OVERLOADED, "too many large updates at once")
+
+    async def _read_large(self, connection: Connection, update: bytes, is_answer: bool) -> None:
+        try:
+            # What the room learns meanwhile only makes more of the update known: what is closed stays closed.
+            known = self.history.known.copy()
+            part = await self._services.workers.run(close_update, known, update, timeout=self.limits.worker_timeout)
+            if not self.is_discarded:
+                self._accept(connection, update, part, is_answer)
+        except ProtocolViolation as violation:
+            UPDATES_REFUSED.labels("violation").inc()
+            connection.close(violation.code, violation.reason)
+        except WorkerFailed:
+            connection.close(INTERNAL_ERROR, "the update could not be read")
+        finally:
+            self._services.budget.give_back(len(update))
+        connection.read_on()
+
+    def _accept(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
+        if connection.is_refused:
+            if part.adds_structs or part.missing:
+                self._refuse(connection, update, part, FORBIDDEN, "")
+            return
+        if not connection.member.can_write:
+            self._refuse_reader(connection, update, part, is_answer)
+            return
+        if part.is_empty:
+            UPDATES_EMPTY.inc()
+            if not part.missing:
+                self._remember_digest(update)
+        elif self._services.log_writer.is_full:
+            LIMIT_REACHED.labels("unsaved_bytes").inc()
+            connection.close(OVERLOADED, "the database is away: nothing more can be taken for now")
+            return
+        elif self.history.size + len(part.update) > self.limits.max_document_bytes:
+            LIMIT_REACHED.labels("max_document_bytes").inc()
+            self._refuse(connection, update, part, TOO_LARGE, "the document would be too large")
+            return
+        else:
+            self._append(connection, part, is_answer)
+        if part.missing:
+            UPDATES_CUT.inc()
+        connection.note_write(is_answer=is_answer, missing=part.missing)
+
+    def _append(self, connection: Connection, part: ClosedPart, is_answer: bool) -> None:
+        history = self.history
+        history.append(part, connection.number, connection.member.user_id, self.now())
+        UPDATES_TAKEN.inc()
+        if not is_answer and connection.attendee.ids:
+            self._bind(connection, part)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.loop.call_soon(self._flush)
+        self._services.log_writer.wake(self, len(part.update))
+
+    def _bind(self, connection: Connection, part: ClosedPart) -> None:
+        """An id belongs to whoever continues it by a live update on a socket whose presence carries it (R15)."""
+        for client, _, _ in part.ranges:
+            if client in connection.attendee.ids and client not in self._known_bindings:
+                self._known_bindings.add(client)
+                self._bindings[client] = ClientBinding(client, connection.member.user_id)
+
+    def _digest(self, update: bytes) -> bytes:
+        if len(update) < _DIGEST_FROM_BYTES:
+            return b""
+        return hashlib.blake2b(update, digest_size=16).digest()
+
+    def _remember_digest(self, update: bytes) -> None:
+        """A payload that adds nothing now never will: the next one who sends it is not read (interleavings 12)."""
+        if len(update) >= _DIGEST_FROM_BYTES:
+            self._adds_nothing[self._digest(update)] = None
+            if len(self._adds_nothing) > _REMEMBERED_DIGESTS:
+                self._adds_nothing.popitem(last=False)
+
+    # ------------------------------------------------------------------ refusing
+
+    def _refuse_reader(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
+        """A reader's deletes are its client's own doing and are dropped silently (R12); its structs are a write (R10).
+
+        What a reader's SyncStep2 only holds as pending is not a write of its own: nobody can take it.
+        """
+        if part.adds_structs or (part.missing and not is_answer):
+            UPDATES_REFUSED.labels("role").inc()
+            self._refuse(connection, update, part, FORBIDDEN, "your role does not allow changes")
+        else:
+            UPDATES_EMPTY.inc()
+            connection.note_write(is_answer=is_answer, missing=())
+
+    def _refuse(self, connection: Connection, update: bytes, part: ClosedPart, code: int, reason: str) -> None:
+        clients = [client for client, _, _ in part.ranges] or [client for client, _ in part.missing] or [0]
+        self._own(self._strand(connection, min(clients), update, code), "keep a stranded change")
+        connection.refuse(code, reason)
+
+    async def _strand(self, connection: Connection, client_id: int, update: bytes, code: int) -> None:
+        """Keep a refused write, together with what this connection had refused before (R10)."""
+        reason = BY_CODE[code].name
+        async with self._stranding:
+            try:
+                if connection.stranded is not None:
+                    updates = [connection.stranded[1], update]
+                    client_id = min(client_id, connection.stranded[0])
+                    update = await self._services.workers.run(
+                        merge_updates, updates, timeout=self.limits.worker_timeout
+                    )
+                connection.stranded = (client_id, update)
+                change = StrandedChange(self.document_id, connection.member.user_id, client_id, update, reason)
+                await self._services.stranded.keep(change)
+                STRANDED_CHANGES.labels(reason).inc()
+            except (StorageUnavailable, WorkerFailed) as error:
+                # The client still holds what it wrote and sends it again when it comes back.
+                _log.error("stranded_change_not_kept", document=str(self.document_id), error=repr(error))
+
+    # ------------------------------------------------------------------ relaying
+
+    def presence_changed(self) -> None:
+        """Presence has taken something: tell everyone in this tick's flush, or later what is over its connection's rate."""
+        if self.presence.has_changes and not self._flush_is_due:
+            self._flush_is_due = True
+            self.loop.call_soon(self._flush)
+        if self.presence.has_deferred and self._deferral is None:
+            self._deferral = self.loop.call_later(1 / self.limits.awareness_per_second, self._release_presence)
+
+    def _release_presence(self) -> None:
+        self._deferral = None
+        self.presence.release_deferred()
+        self.presence_changed()
+
+    def _flush(self) -> None:
+        """Relay what this tick has brought: framed once, one write for each connection at the head (design §3 step 4)."""
+        self._flush_is_due = False
+        if self._flushed < self.history.head:
+            self._flush_updates()
+        payloads = self.presence.take_changes()
+        if payloads:
+            frames = b"".join([frame(awareness_message(payload)) for payload in payloads])
+            for connection in self.connections:
+                connection.presence_frames(frames)
+
+    def _flush_updates(self) -> None:
+        history, start = self.history, self._flushed
+        entries = history.tail[start - history.tail_start :]
+        self._flushed = head = history.head
+        everything = entries[0].framed if len(entries) == 1 else b"".join([entry.framed for entry in entries])
+        origins = {entry.origin for entry in entries}
+        for connection in self.connections:
+            if connection.position != start or connection.is_congested:
+                connection.catch_up()
+                continue
+            connection.position = head
+            if connection.number not in origins:
+                connection.socket.write(everything)
+            elif len(origins) > 1:
+                connection.socket.write(b"".join([e.framed for e in entries if e.origin != connection.number]))
+        RELAY_DELAY.observe(self.now() - entries[0].taken_at)
+
+    # ------------------------------------------------------------------ saving
+
+    def next_append(self, max_updates: int, max_bytes: int) -> Append | None:
+        """Return the oldest unsaved updates for the next commit (see `Journal`)."""
+        updates: list[NewUpdate] = []
+        for entry in self.history.unsaved():
+            update = entry.update
+            max_bytes -= len(update)
+            if updates and (max_bytes < 0 or len(updates) >= max_updates):
+                break
+            updates.append(NewUpdate(update, entry.user_id))
+        if not updates:
+            return None
+        bindings, self._bindings = list(self._bindings.values()), {}
+        commit = CommitId(self._services.randomness.getrandbits(63) or 1)
+        return Append(self.document_id, self._commit, commit, updates, bindings)
+
+    def saved(self, append: Append, result: Appended) -> None:
+        """These updates are on disk: give the receipts that waited for them (design §3 step 6)."""
+        history = self.history
+        if self.is_discarded:
+            return
+        TIME_TO_RECEIPT.observe(self.now() - history.tail[history.saved - history.tail_start].taken_at)
+        history.saved += len(append.updates)
+        history.saved_seq = result.last
+        self._commit = append.commit
+        self.updates_since_compaction += len(append.updates)
+        for connection in self._with_receipts:
+            if connection.receipts is not None:
+                number = connection.receipts.saved(history.saved)
+                if number:
+                    connection.send_receipt(number)
+        if history.saved < history.head:
+            self._services.log_writer.wake(self, 0)
+        self._fold_if_due()
+        if not self.connections:
+            self._owner.emptied(self)
+
+    def cannot_save(self, append: Append, result: Diverged | Gone) -> None:
+        """The store will never take this: what others hold of it must not be built upon (R10)."""
+        _log.error("save_refused", document=str(self.document_id), outcome=type(result).__name__)
+        if isinstance(result, Gone):
+            self.discard(DELETED, "the document was deleted")
+        else:
+            self.discard(RESTART, "the document is being loaded again")
+
+    def discard(self, code: int, reason: str) -> None:
+        """Give the room up: strand what is unsaved and send everyone away."""
+        if self.is_discarded:
+            return
+        self.is_discarded = True
+        unsaved = self.history.unsaved()
+        self._services.log_writer.forget(self)
+        by_number = {connection.number: connection for connection in self.connections}
+        for entry in unsaved:
+            connection = by_number.get(entry.origin)
+            if connection is not None:
+                clients = [client for client, _, _ in entry.ranges] or [0]
+                self._own(self._strand(connection, min(clients), entry.update, code), "keep a stranded change")
+        for connection in self.connections:
+            connection.close(code, reason)
+        self._owner.discarded(self)
+
+    # ------------------------------------------------------------------ upkeep
+
+    def _fold_if_due(self) -> None:
+        if self._is_folding:
+            return
+        entries = self.history.foldable(self.limits.segment_bytes, self.limits.fold_entries)
+        if entries:
+            self._is_folding = True
+            self._own(self._fold(entries), "fold the tail")
+
+    async def _fold(self, entries: int) -> None:
+        """Merge the saved beginning of the tail into segments, together with a last segment that is still small."""
+        history = self.history
+        try:
+            segments = history.segments
+            is_last_small = bool(segments) and len(segments[-1].framed) < self.limits.segment_bytes // 2
+            first_replaced = len(segments) - 1 if is_last_small else len(segments)
+            pieces: list[Piece] = [*segments[first_replaced:], *history.tail[:entries]]
+            merged = await self._services.workers.run(
+                fold,
+                [piece.update for piece in pieces],
+                self.limits.segment_bytes,
+                timeout=self.limits.worker_timeout,
+            )
+            self._put_fold(first_replaced, entries, merged)
+        except WorkerFailed as error:
+            # The tail stays as it is: larger than it need be, and right.
+            _log.error("fold_failed", document=str(self.document_id), error=repr(error))
+        finally:
+            self._is_folding = False
+
+    def _put_fold(self, first_replaced: int, entries: int, merged: list[FoldedPiece]) -> None:
+        folded = self.history.fold(first_replaced, entries, merged)
+        for connection in self.connections:
+            connection.position = self.history.moved(connection.position, folded)
+
+    def sweep(self) -> None:
+        """Called a few times per keepalive interval by the registry: keepalives, expired presence, questions that waited."""
+        now = self.now()
+        self.presence.expire(now)
+        self.presence_changed()
+        for connection in self.connections:
+            connection.sweep(now)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self.loop.create_task(self._guard(work, name), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """A fault in a room's own work discards that room, which is loaded again from the log; the others never notice."""
+        try:
+            await work
+        except Exception:
+            _log.exception("room_failed", document=str(self.document_id), work=name)
+            self.discard(INTERNAL_ERROR, "the document is being loaded again")
+
+    async def settled(self) -> None:
+        """Wait until the room's own tasks have ended."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End the room's own tasks."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._deferral is not None:
+            self._deferral.cancel()

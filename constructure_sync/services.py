@@ -1,0 +1,196 @@
+"""The only place that chooses implementations: from the settings, everything that one instance runs on."""
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Container
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from auth.documents import Denied, DocumentAccess, Grant
+from auth.passwords import Passwords
+from auth.tokens import Tokens
+from constructure_sync.observability import get_logger
+from constructure_sync.persistence.compactor import CompactionLimits, Compactor
+from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
+from constructure_sync.protocol.closes import DELETED, FORBIDDEN, LINEAGE, UNAUTHENTICATED
+from constructure_sync.replica.pool import WorkerFailed, WorkerPool
+from constructure_sync.rooms.connection import Connection, Member
+from constructure_sync.rooms.limits import RoomLimits
+from constructure_sync.rooms.registry import DocumentNotFound, Rooms
+from constructure_sync.rooms.room import Budget, Room, RoomServices
+from constructure_sync.rooms.socket import Socket
+from constructure_sync.settings import Settings, load_secret_key
+from constructure_sync.transport.acceptor import Acceptor, SocketLimits
+from constructure_sync.transport.admission import HOCUSPOCUS_PATH, Admitted, Refused, UpgradeRequest
+from schemas.ids import UserId
+from schemas.roles import can_write_document
+from storage.contracts import StorageError
+from storage.open import Database, open_database
+
+_log = get_logger()
+_RECHECK_SECONDS = 30.0
+_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What app and command line put together into a server."""
+
+    settings: Settings
+    database: Database
+    tokens: Tokens
+    passwords: Passwords
+    workers: WorkerPool
+    log_writer: LogWriter
+    rooms: Rooms
+    gate: "Gate"
+    acceptor: Acceptor
+
+
+class Gate:
+    """Lets clients in: who they are, what they may do, which room is theirs; and looks again while they stay."""
+
+    def __init__(self, access: DocumentAccess, rooms: Rooms, max_per_user: int) -> None:
+        self._access = access
+        self._rooms = rooms
+        self._max_per_user = max_per_user
+        self._by_user: Counter[UserId] = Counter()
+        self._open: dict[Connection, Grant] = {}
+
+    async def admit(self, request: UpgradeRequest) -> Admitted | Refused:
+        """Decide over an upgrade request (design §3 step 1)."""
+        if request.path == HOCUSPOCUS_PATH:
+            return Refused(404, "not_found", "There is no such document.")
+        if request.token is None:
+            return Refused(401, "unauthenticated", "A token is needed: ?token= or a constructure.token subprotocol.")
+        grant = await self._access.authorise_document(request.token, request.path.removeprefix("/sync/"))
+        if isinstance(grant, Denied):
+            return Refused(grant.status, grant.code, grant.detail)
+        if request.query.get("lineage", str(grant.lineage)) != str(grant.lineage):
+            return Refused(409, "other_lineage", "The local copy belongs to another lineage of this document.")
+        if self._by_user[grant.user_id] >= self._max_per_user:
+            return Refused(429, "too_many_connections", "This user has too many connections.")
+        try:
+            room = await self._rooms.open(grant.document_id)
+        except DocumentNotFound:
+            return Refused(404, "not_found", "There is no such document.")
+        except (StorageError, WorkerFailed, TimeoutError) as error:
+            _log.error("document_not_opened", document=str(grant.document_id), error=repr(error))
+            return Refused(503, "unavailable", "The document cannot be opened now; try again.")
+        wants_receipts = request.query.get("ack") == "seq"
+        return Admitted(lambda socket: self._join(room, grant, wants_receipts, socket))
+
+    def _join(self, room: Room, grant: Grant, wants_receipts: bool, socket: Socket) -> Connection:
+        self._by_user[grant.user_id] += 1
+        member = Member(grant.user_id, grant.user_name, can_write_document(grant.role), wants_receipts)
+
+        def ended() -> None:
+            self._open.pop(connection, None)
+            self._by_user[grant.user_id] -= 1
+            if not self._by_user[grant.user_id]:
+                del self._by_user[grant.user_id]
+
+        connection = self._rooms.join(room, member, socket, ended)
+        self._open[connection] = grant
+        return connection
+
+    async def run(self) -> None:
+        """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets."""
+        while True:
+            await asyncio.sleep(_RECHECK_SECONDS)
+            await self.recheck()
+
+    async def recheck(self) -> None:
+        """Look once at the rights of every open socket."""
+        for connection, grant in list(self._open.items()):
+            outcome = await self._access.recheck(grant)
+            if connection.has_ended:
+                continue
+            if isinstance(outcome, Grant):
+                self._open[connection] = outcome
+                connection.set_right_to_write(can_write_document(outcome.role))
+            elif (
+                outcome.status != 503
+            ):  # the database being away takes nobody's rights: they are checked when it is back
+                code = {401: UNAUTHENTICATED, 404: DELETED, 409: LINEAGE}.get(outcome.status, FORBIDDEN)
+                connection.close(code, outcome.detail)
+
+
+class Origins(Container[str]):
+    """The origins whose pages may connect: those of the settings; else the public URL's, and any of loopback while bound to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._exact = frozenset(settings.allowed_origins or ([settings.public_url] if settings.public_url else []))
+        self._loopback = settings.listens_on_loopback and not settings.allowed_origins
+
+    def __contains__(self, origin: object) -> bool:
+        return origin in self._exact or (
+            self._loopback and isinstance(origin, str) and _LOOPBACK_ORIGIN.fullmatch(origin) is not None
+        )
+
+
+def room_limits(settings: Settings) -> RoomLimits:
+    """Return the limits of rooms and connections that the settings name."""
+    return RoomLimits(
+        max_document_bytes=settings.max_document_bytes,
+        viewer_frame_bytes=settings.viewer_frame_bytes,
+        awareness_entry_bytes=settings.awareness_bytes,
+        awareness_per_second=settings.awareness_per_second,
+        worker_frame_bytes=settings.worker_frame_bytes,
+        in_flight_bytes=settings.in_flight_bytes,
+        segment_bytes=settings.segment_bytes,
+        keepalive=settings.keepalive_seconds,
+        idle_grace=settings.room_idle_seconds,
+        close_delay=settings.close_delay_seconds,
+    )
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything, run the instance's tasks, and close it all in the reverse order."""
+    loop, randomness = asyncio.get_running_loop(), random.SystemRandom()
+    secret = load_secret_key(settings)
+    database = await open_database(settings.database_address, time_limit=settings.database_timeout_seconds)
+    async with database, WorkerPool(settings.replica_workers) as workers:
+        tokens = Tokens(
+            secret,
+            access_lifetime=round(settings.access_token_minutes * 60),
+            connect_lifetime=round(settings.connect_token_minutes * 60),
+        )
+        passwords = Passwords(threads=settings.password_threads)
+        commit_limits = CommitLimits(
+            max_updates=settings.log_batch_updates,
+            max_bytes=settings.log_batch_bytes,
+            unsaved_bytes=settings.unsaved_bytes,
+            append_timeout=settings.database_timeout_seconds * 2,
+        )
+        log_writer = LogWriter(database.log, commit_limits, loop, randomness)
+        limits = room_limits(settings)
+        budget = Budget(limits.in_flight_bytes)
+        room_services = RoomServices(loop, limits, log_writer, workers, database.stranded, budget, randomness)
+        retention = settings.raw_row_retention_days * 86_400
+        compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
+        compactor = Compactor(database.log, workers, compaction)
+        rooms = Rooms(database.log, room_services, compactor)
+        gate = Gate(DocumentAccess(tokens, database.courses), rooms, settings.max_connections_per_user)
+        sockets = SocketLimits(
+            max_sockets=settings.max_connections,
+            max_sockets_per_address=settings.max_connections_per_address,
+            stuck_timeout=settings.stuck_socket_seconds,
+        )
+        acceptor = Acceptor(gate.admit, Origins(settings), sockets)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(log_writer.run(), name="log writer"),
+                tasks.create_task(rooms.run(), name="rooms"),
+                tasks.create_task(gate.run(), name="rights"),
+            ]
+            try:
+                yield Services(settings, database, tokens, passwords, workers, log_writer, rooms, gate, acceptor)
+                await rooms.drain(settings.database_timeout_seconds)
+            finally:
+                for task in running:
+                    task.cancel()
+                passwords.close()
