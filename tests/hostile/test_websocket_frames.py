@@ -205,9 +205,9 @@ async def test_an_upload_over_the_limit_is_told_so_while_it_is_sent() -> None:
     async with serving() as stage:
         limited(stage)
         client = await stage.connect()
-        client.writer.write(f(BINARY, b"x" * 1000, declared=1 << 30, form=64))
-        for _ in range(200):
-            client.writer.write(b"x" * 65536)
+        await client.send(f(BINARY, b"x" * 1000, declared=1 << 30, form=64))
+        for _ in range(1000):
+            await client.send(b"x" * 65536)
         assert await client.close_code() == 4413
         assert stage.connection.messages == []
 

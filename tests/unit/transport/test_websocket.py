@@ -1,5 +1,7 @@
 """One open socket: order under back-pressure, liveness, and an end that always comes."""
 
+import asyncio
+
 import pytest
 
 from constructure_sync.errors import ProtocolViolation
@@ -47,6 +49,12 @@ async def congest(stage: Stage) -> Client:
     while "congested" not in stage.connection.events:
         stage.connection.socket.write(CHUNK)
     return client
+
+
+async def settle() -> None:
+    """Let the loop carry out what was just asked of it."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def read_on(client: Client) -> None:
@@ -239,6 +247,7 @@ async def test_R4_a_socket_of_which_no_byte_moves_for_30_s_is_ended() -> None:
         await congest(stage)
         for _ in range(5):
             look(stage, clock, 5)
+        await settle()
         assert "ended" not in stage.connection.events
         stage.connection.socket.write(b"\x82\x01x")
         look(stage, clock, 5)
@@ -261,6 +270,7 @@ async def test_R4_a_slow_socket_that_moves_is_only_behind() -> None:
             while socket.bytes_waiting >= waiting:
                 await client.frame()
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await settle()
         assert "ended" not in stage.connection.events
         assert "writable" not in stage.connection.events
 
@@ -296,6 +306,7 @@ async def test_whatever_a_peer_sends_shows_that_it_lives(sent: bytes) -> None:
         await until(lambda: socket.heard)
         look(stage, clock, 1)
         look(stage, clock, 59)
+        await settle()
         assert "ended" not in stage.connection.events
 
 
@@ -307,6 +318,7 @@ async def test_a_socket_that_we_do_not_read_is_not_called_silent() -> None:
         stage.connection.socket.pause_reading()
         for _ in range(20):
             look(stage, clock, 50)
+        await settle()
         assert "ended" not in stage.connection.events
         stage.connection.socket.resume_reading()
         look(stage, clock, 61)
