@@ -17,6 +17,7 @@ from constructure_sync.rest.problems import http_exception
 from constructure_sync.rest.routes import routes
 from constructure_sync.services import Services, open_services
 from constructure_sync.settings import Settings
+from constructure_sync.transport.http import BoundedHttpProtocol
 from constructure_sync.transport.server import DrainingServer
 from constructure_sync.transport.upgrade import websocket_protocol
 from schemas.course import CourseSeed
@@ -91,7 +92,7 @@ async def serve(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             ws=websocket_protocol(services.acceptor),
-            http="httptools",
+            http=BoundedHttpProtocol,
             loop="none",
             lifespan="off",
             access_log=False,
