@@ -203,6 +203,17 @@ def test_a_part_closed_against_an_earlier_state_can_be_added() -> None:
     assert known == knowing(ABC, ahead)
 
 
+def test_R15_two_contents_under_one_id_leave_the_first_that_was_taken() -> None:
+    known = knowing(ABC)
+    part = known.copy().close(update(section(1, 3, text("de", origin=(1, 2)), item(7, MAP, origin=(1, 4)))))
+    known.add(known.close(update(section(1, 3, item(7, MAP)))))
+    known.add(part)
+    assert known.clocks == {1: 6}
+    assert known.close(update(section(2, 0, text("x", parent=(1, 3))))).adds_structs
+    with pytest.raises(ProtocolViolation, match="parent is not a shared type"):
+        known.close(update(section(2, 0, text("x", parent=(1, 4)))))
+
+
 def test_closing_changes_nothing_and_copies_are_independent() -> None:
     known = knowing(ABC)
     twin = known.copy()
