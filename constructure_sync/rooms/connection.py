@@ -282,6 +282,12 @@ class Connection:
         for payload in self.room.presence.everyone():
             self._write(frame(awareness_message(payload)))
 
+    def ask_presence(self) -> None:
+        """Have the client announce itself again: y-protocols does so when it is told that it is gone."""
+        nulls = self.room.presence.own_nulls(self.attendee)
+        if nulls is not None:
+            self._write(frame(awareness_message(nulls)))
+
     def presence_frames(self, frames: bytes) -> None:
         """Relay presence; a connection that is congested is told everything once it takes bytes again."""
         if self.is_congested:

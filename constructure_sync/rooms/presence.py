@@ -21,6 +21,7 @@ _FRAME_BYTES = (
 _REMEMBERED_FRAMES = 128
 _REMEMBERED_GONE = 4096
 _GONE_SECONDS = 120.0
+ROLL_CALL_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,8 @@ class Presence:
         self._relayed: OrderedDict[bytes, None] = OrderedDict()
         self._changed: dict[int, None] = {}
         self._deferred: dict[int, None] = {}
+        self._must_call_roll = False
+        self._roll_called_at = -ROLL_CALL_SECONDS
 
     def __len__(self) -> int:
         return len(self._present)
@@ -79,8 +82,9 @@ class Presence:
     def receive(self, attendee: Attendee, payload: bytes, now: float) -> bytes | None:
         """Take a payload from a connection; return a payload for that connection alone, or None.
 
-        The answer is the null of an id that was removed while its owner was away: y-protocols then announces itself again at
-        once (interleavings 7). Raises ProtocolViolation for malformed, oversized or flooding presence.
+        The answer is the null of its own id, at the clock that it greeted with: y-protocols then announces itself again with a
+        higher one at once, so that neighbours who remember the old clock see it without waiting for its next renewal, after a
+        blip as after a restart of the server. Raises ProtocolViolation for malformed, oversized or flooding presence.
         """
         # A connection's first words are always read: a client that is back may say just what was relayed of it before.
         if attendee.has_spoken and payload in self._relayed:
@@ -99,8 +103,10 @@ class Presence:
             if entry.state == GONE:
                 return None
             if gone is not None and entry.clock <= gone.clock:
-                is_owner_back = gone.user_id == attendee.user_id
-                return AwarenessEntry(entry.client_id, gone.clock, GONE) if is_owner_back else None
+                if gone.user_id != attendee.user_id:
+                    return None
+                self._must_call_roll = True
+                return AwarenessEntry(entry.client_id, gone.clock, GONE)
             if len(attendee.ids) >= self._limits.awareness_ids:
                 LIMIT_REACHED.labels("awareness_ids").inc()
                 return None
@@ -109,10 +115,32 @@ class Presence:
                 PRESENCE_RECEIVED.labels("foreign").inc()
                 return None
             present.owner.ids.discard(entry.client_id)
+            self._must_call_roll = True
         elif entry.clock < present.entry.clock or (entry.clock == present.entry.clock and entry.state != GONE):
             return None
         self._store(attendee, entry, now)
-        return None
+        return AwarenessEntry(entry.client_id, entry.clock, GONE) if is_greeting and entry.state != GONE else None
+
+    def call_roll(self, now: float) -> bool:
+        """Tell whether everyone should be asked to announce themselves again: someone has come back, with old clocks in mind.
+
+        A client forgets its neighbours' states when its socket ends, but not their clocks, so it takes none of them again at the
+        same clock. At most once in a while; `roll_call_waits` tells of one that is still to come.
+        """
+        if not self._must_call_roll or now - self._roll_called_at < ROLL_CALL_SECONDS:
+            return False
+        self._must_call_roll = False
+        self._roll_called_at = now
+        return True
+
+    @property
+    def roll_call_waits(self) -> bool:
+        return self._must_call_roll
+
+    def own_nulls(self, attendee: Attendee) -> bytes | None:
+        """Return the nulls of what this connection owns, for itself alone; None when it owns nothing."""
+        present = [self._present[client_id].entry for client_id in attendee.ids if client_id in self._present]
+        return encode_awareness([AwarenessEntry(e.client_id, e.clock, GONE) for e in present]) if present else None
 
     def _may_take_over(self, attendee: Attendee, entry: AwarenessEntry, present: _Present, is_greeting: bool) -> bool:
         """The same user's newest socket takes over an id; its own first words may repeat the clock it had before."""

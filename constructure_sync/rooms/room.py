@@ -44,7 +44,7 @@ from constructure_sync.replica.pool import WorkerFailed, Workers
 from constructure_sync.rooms.connection import Connection, Member
 from constructure_sync.rooms.history import History, Piece
 from constructure_sync.rooms.limits import RoomLimits
-from constructure_sync.rooms.presence import Presence
+from constructure_sync.rooms.presence import ROLL_CALL_SECONDS, Presence
 from constructure_sync.rooms.socket import Socket
 from schemas.ids import CommitId, DocumentId
 from storage.contracts import (
@@ -126,6 +126,7 @@ class Room:
         self._flushed = history.head
         self._flush_is_due = False
         self._deferral: asyncio.TimerHandle | None = None
+        self._roll_call: asyncio.TimerHandle | None = None
         self._adds_nothing: OrderedDict[bytes, None] = OrderedDict()
         self._bindings: dict[int, ClientBinding] = {}
         self._known_bindings: set[int] = set()
@@ -314,6 +315,15 @@ class Room:
             self.loop.call_soon(self._flush)
         if self.presence.has_deferred and self._deferral is None:
             self._deferral = self.loop.call_later(1 / self.limits.awareness_per_second, self._release_presence)
+        if self.presence.call_roll(self.now()):
+            for connection in self.connections:
+                connection.ask_presence()
+        elif self.presence.roll_call_waits and self._roll_call is None:
+            self._roll_call = self.loop.call_later(ROLL_CALL_SECONDS, self._call_roll)
+
+    def _call_roll(self) -> None:
+        self._roll_call = None
+        self.presence_changed()
 
     def _release_presence(self) -> None:
         self._deferral = None
@@ -478,5 +488,6 @@ class Room:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._deferral is not None:
-            self._deferral.cancel()
+        for timer in (self._deferral, self._roll_call):
+            if timer is not None:
+                timer.cancel()
