@@ -89,6 +89,12 @@ class Courses:
         """The document of this name. None: there is none."""
         return await self._database.read(partial(_document, name, user_id, session_id))
 
+    async def document_id(self, name: str) -> DocumentId | None:
+        """The id of the document of this name, for whoever operates the server. None: there is none."""
+        return await self._database.read(
+            lambda connection: connection.scalar(select(documents.c.id).where(documents.c.name == name))
+        )
+
 
 def _create(course: NewCourse, connection: Connection) -> None:
     connection.execute(

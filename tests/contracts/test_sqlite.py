@@ -192,3 +192,15 @@ async def test_looking_up_repeated_commits_uses_an_index(sqlite: SqlBackend) -> 
         ).all()
     )
     assert "USING COVERING INDEX ix_document_updates_commit_id" in str(plan)
+
+
+async def test_R9_a_write_holds_the_lock_from_its_first_word(sqlite: SqlBackend, tmp_path: Path) -> None:
+    def try_to_write_beside(_: Connection) -> None:
+        other = sqlite3.connect(tmp_path / "constructure.db", timeout=0, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        finally:
+            other.close()
+
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        await sqlite.database.write(try_to_write_beside)

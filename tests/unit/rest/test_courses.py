@@ -193,3 +193,7 @@ async def test_admission_says_503_when_the_database_is_away(world: World) -> Non
     outcome = await world.access.authorise_document(anna["access_token"], course)
     assert isinstance(outcome, Denied)
     assert (outcome.status, outcome.code) == (503, "unavailable")
+    for name in (f"{course}/../x", f"{course}/body/short", f"{course}\n"):
+        unasked = await world.access.authorise_document(anna["access_token"], name)
+        assert isinstance(unasked, Denied)
+        assert unasked.status == 404, "a name that no document can have is not looked up"
