@@ -82,7 +82,17 @@ class Folded:
 class History:
     """Segments and tail of one document, and what is known of it. One writer: the room (R3)."""
 
-    __slots__ = ("_deletes_frame", "known", "saved", "saved_seq", "segments", "size", "tail", "tail_start")
+    __slots__ = (
+        "_deletes_frame",
+        "_saved_bytes",
+        "known",
+        "saved",
+        "saved_seq",
+        "segments",
+        "size",
+        "tail",
+        "tail_start",
+    )
 
     def __init__(self) -> None:
         self.known = Known()
@@ -93,6 +103,7 @@ class History:
         self.saved_seq = Seq(0)
         self.size = 0
         self._deletes_frame = b""
+        self._saved_bytes = 0  # of the tail
 
     @property
     def head(self) -> int:
@@ -113,8 +124,7 @@ class History:
     def load_update(self, part: ClosedPart) -> None:
         """Take a stored update that follows the segments; its Seq is the one after the last."""
         self.append(part, origin=0, user_id=None, taken_at=0.0)
-        self.saved = self.head
-        self.saved_seq = Seq(self.saved_seq + 1)
+        self.mark_saved(1, Seq(self.saved_seq + 1))
 
     def append(self, part: ClosedPart, origin: int, user_id: UserId | None, taken_at: float) -> Entry:
         """Take the closed part of an update at the head."""
@@ -139,17 +149,17 @@ class History:
         """Return the entries that no commit holds yet, in order."""
         return self.tail[self.saved - self.tail_start :]
 
+    def mark_saved(self, count: int, last: Seq) -> None:
+        """The next `count` entries are committed; the last of them has this Seq."""
+        begin = self.saved - self.tail_start
+        self._saved_bytes += sum([entry.size for entry in self.tail[begin : begin + count]])
+        self.saved += count
+        self.saved_seq = last
+
     def foldable(self, segment_bytes: int, fold_entries: int) -> int:
         """Return how many saved entries at the tail's beginning are worth a segment now; 0: none."""
         count = self.saved - self.tail_start
-        if count >= fold_entries:
-            return count
-        total = 0
-        for index in range(count):
-            total += len(self.tail[index].framed)
-            if total >= segment_bytes:
-                return count
-        return 0
+        return count if self._saved_bytes >= segment_bytes or count >= fold_entries else 0
 
     def fold(self, first_replaced: int, entries: int, merged: Iterable[FoldedPiece]) -> Folded:
         """Put segments in the place of the segments from index `first_replaced` on and of the first `entries` of the tail.
@@ -160,6 +170,7 @@ class History:
         last = Seq(self.saved_seq - (self.saved - self.tail_start) + entries)
         replaced: list[Piece] = [*self.segments[first_replaced:], *self.tail[:entries]]
         self.size -= sum(piece.size for piece in replaced)
+        self._saved_bytes -= sum(entry.size for entry in self.tail[:entries])
         segments = [Segment(piece.update, piece.ranges, piece.has_deletes, last) for piece in merged]
         self.size += sum(piece.size for piece in segments)
         self.segments[first_replaced:] = segments

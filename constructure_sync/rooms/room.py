@@ -381,8 +381,7 @@ class Room:
         if self.is_discarded:
             return
         TIME_TO_RECEIPT.observe(self.now() - history.tail[history.saved - history.tail_start].taken_at)
-        history.saved += len(append.updates)
-        history.saved_seq = result.last
+        history.mark_saved(len(append.updates), result.last)
         self._commit = append.commit
         self.updates_since_compaction += len(append.updates)
         for connection in self._with_receipts:
