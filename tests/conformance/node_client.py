@@ -184,6 +184,8 @@ class YjsClient:
     async def disconnect(self) -> None:
         """Leave in good order, as when a page closes."""
         await self.driver.request("disconnect", name=self.name)
+        # The first generation is connected until its socket has closed.
+        await self.wait("client => client.provider.ws === null")
 
     async def cut(self) -> None:
         """Destroy the TCP connection; the provider comes back by itself."""

@@ -13,29 +13,23 @@ READ_BYTES = 64 * 1024
 @asynccontextmanager
 async def slow_line(port: int, bytes_per_second: int) -> AsyncIterator[int]:
     """Forward a new loopback port to `port`, at `bytes_per_second` towards the client. Yields the new port."""
-    connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        task.add_done_callback(connections.discard)
         there_reader, there_writer = await asyncio.open_connection(HOST, port)
+        writers.extend((writer, there_writer))
         step = max(1, bytes_per_second // STEPS_PER_SECOND)
-        try:
-            await asyncio.gather(_copy(reader, there_writer, READ_BYTES, 0), _copy(there_reader, writer, step, 0.02))
-        finally:
-            there_writer.close()
-            writer.close()
+        await asyncio.gather(
+            _copy(reader, there_writer, READ_BYTES, 0), _copy(there_reader, writer, step, 1 / STEPS_PER_SECOND)
+        )
 
     server = await asyncio.start_server(forward, HOST, 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in list(connections):
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
         await server.wait_closed()
 
 

@@ -28,6 +28,8 @@ const complain = (...words) => {
   process.stderr.write(`${words.map(word => word?.stack ?? String(word)).join(' ')}\n`)
 }
 console.log = console.warn = console.error = complain
+// Each provider of a process listens for its exit.
+process.setMaxListeners(0)
 process.on('uncaughtException', complain)
 process.on('unhandledRejection', complain)
 
