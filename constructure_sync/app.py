@@ -73,8 +73,10 @@ class Instance:
             ready=self.readiness,
             metrics=metrics_page,
             public_url=self.public_url,
+            rights_changed=services.gate.look_again,
         )
         application = Starlette(routes=routes(rest), exception_handlers={HTTPException: http_exception})
+        application.router.redirect_slashes = False
         return HttpMiddleware(application, secure=self.public_url().startswith("https://"))
 
 

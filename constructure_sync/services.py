@@ -1,6 +1,7 @@
 """The only place that chooses implementations: from the settings, everything that one instance runs on."""
 
 import asyncio
+import contextlib
 import random
 import re
 from collections import Counter
@@ -58,6 +59,7 @@ class Gate:
         self._max_per_user = max_per_user
         self._by_user: Counter[UserId] = Counter()
         self._open: dict[Connection, Grant] = {}
+        self._must_look = asyncio.Event()
 
     async def admit(self, request: UpgradeRequest) -> Admitted | Refused:
         """Decide over an upgrade request (design §3 step 1)."""
@@ -96,10 +98,17 @@ class Gate:
         self._open[connection] = grant
         return connection
 
+    def look_again(self) -> None:
+        """Rights have changed: look at the open sockets now."""
+        self._must_look.set()
+
     async def run(self) -> None:
         """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets."""
         while True:
-            await asyncio.sleep(_RECHECK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RECHECK_SECONDS):
+                    await self._must_look.wait()
+            self._must_look.clear()
             await self.recheck()
 
     async def recheck(self) -> None:

@@ -83,6 +83,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         ready=lambda: Readiness(made.reasons),
         metrics=lambda: b"# metrics\n",
         public_url=lambda: "https://courses.example.org",
+        rights_changed=lambda: None,
         clock=clock,
         body_seconds=0.2,
     )
