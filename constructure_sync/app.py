@@ -73,7 +73,7 @@ class Instance:
             ready=self.readiness,
             metrics=metrics_page,
             public_url=self.public_url,
-            rights_changed=services.gate.look_again,
+            rights_changed=services.gate.rights_changed,
         )
         application = Starlette(routes=routes(rest), exception_handlers={HTTPException: http_exception})
         application.router.redirect_slashes = False

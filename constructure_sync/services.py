@@ -1,7 +1,6 @@
 """The only place that chooses implementations: from the settings, everything that one instance runs on."""
 
 import asyncio
-import contextlib
 import random
 import re
 from collections import Counter
@@ -25,13 +24,14 @@ from constructure_sync.rooms.socket import Socket
 from constructure_sync.settings import Settings, load_secret_key
 from constructure_sync.transport.acceptor import Acceptor, SocketLimits
 from constructure_sync.transport.admission import HOCUSPOCUS_PATH, Admitted, Refused, UpgradeRequest
-from schemas.ids import UserId
+from schemas.ids import CourseId, SessionId, UserId
 from schemas.roles import can_write_document
 from storage.contracts import StorageError
 from storage.open import Database, open_database
 
 _log = get_logger()
 _RECHECK_SECONDS = 30.0
+_UNAVAILABLE = 503
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 
 
@@ -59,7 +59,6 @@ class Gate:
         self._max_per_user = max_per_user
         self._by_user: Counter[UserId] = Counter()
         self._open: dict[Connection, Grant] = {}
-        self._must_look = asyncio.Event()
 
     async def admit(self, request: UpgradeRequest) -> Admitted | Refused:
         """Decide over an upgrade request (design §3 step 1)."""
@@ -98,33 +97,31 @@ class Gate:
         self._open[connection] = grant
         return connection
 
-    def look_again(self) -> None:
-        """Rights have changed: look at the open sockets now."""
-        self._must_look.set()
-
     async def run(self) -> None:
         """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RECHECK_SECONDS):
-                    await self._must_look.wait()
-            self._must_look.clear()
-            await self.recheck()
+            await asyncio.sleep(_RECHECK_SECONDS)
+            for connection, grant in list(self._open.items()):
+                await self._recheck(connection, grant)
 
-    async def recheck(self) -> None:
-        """Look once at the rights of every open socket."""
+    async def rights_changed(self, of: CourseId | SessionId) -> None:
+        """Judge the open sockets of a course or of a sign-in by their new rights."""
         for connection, grant in list(self._open.items()):
-            outcome = await self._access.recheck(grant)
-            if connection.has_ended:
-                continue
-            if isinstance(outcome, Grant):
-                self._open[connection] = outcome
-                connection.set_right_to_write(can_write_document(outcome.role))
-            elif (
-                outcome.status != 503
-            ):  # the database being away takes nobody's rights: they are checked when it is back
-                code = {401: UNAUTHENTICATED, 404: DELETED, 409: LINEAGE}.get(outcome.status, FORBIDDEN)
-                connection.close(code, outcome.detail)
+            if of in (grant.course_id, grant.session_id):
+                await self._recheck(connection, grant)
+
+    async def _recheck(self, connection: Connection, grant: Grant) -> None:
+        outcome = await self._access.recheck(grant)
+        if connection.has_ended:
+            return
+        if isinstance(outcome, Grant):
+            self._open[connection] = outcome
+            connection.set_right_to_write(can_write_document(outcome.role))
+        elif (
+            outcome.status != _UNAVAILABLE
+        ):  # the database being away takes nobody's rights: they are looked at when it is back
+            code = {401: UNAUTHENTICATED, 404: DELETED, 409: LINEAGE}.get(outcome.status, FORBIDDEN)
+            connection.close(code, outcome.detail)
 
 
 class Origins(Container[str]):

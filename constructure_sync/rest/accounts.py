@@ -26,8 +26,9 @@ async def refresh(call: Call[Refresh]) -> Response:
 
 async def logout(call: Call[NoBody]) -> Response:
     """End the sign-in of the access token: 204."""
-    await call.services.sign_in.logout(call.caller.principal.session_id)
-    call.services.rights_changed()
+    session_id = call.caller.principal.session_id
+    await call.services.sign_in.logout(session_id)
+    await call.services.rights_changed(session_id)
     return Response(status_code=204)
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from auth.sign_in import SignIn, new_id
 from auth.tokens import Tokens
 from schemas.course import CourseSeed
+from schemas.ids import CourseId, SessionId
 from storage.courses import Courses
 
 
@@ -29,8 +30,8 @@ class RestServices:
 
     seed: makes the first update of a course document. ready: asks the parts of the server. metrics: Prometheus text.
     public_url: the address under which clients reach this server, such as `https://courses.example.org`; a function,
-    because a port of 0 is only known once the server listens. rights_changed: tells that open sockets may have lost or gained
-    rights. clock: seconds since 1970. body_seconds: the time within
+    because a port of 0 is only known once the server listens. rights_changed: has the open sockets of a
+    course or of a sign-in judged by their new rights before it returns. clock: seconds since 1970. body_seconds: the time within
     which a request's body must be here.
     """
 
@@ -41,7 +42,7 @@ class RestServices:
     ready: Callable[[], Readiness]
     metrics: Callable[[], bytes]
     public_url: Callable[[], str]
-    rights_changed: Callable[[], None]
+    rights_changed: Callable[[CourseId | SessionId], Awaitable[None]]
     clock: Callable[[], float] = time.time
     make_id: Callable[[], UUID] = new_id
     body_seconds: float = 10.0

@@ -82,7 +82,7 @@ async def set_member(call: Call[MemberChange]) -> Response:
     name = await call.services.courses.set_member(call.course.id, user_id, call.body.role, call.services.clock())
     if name is None:
         raise Problem(ProblemCode.NOT_FOUND, "there is no such user")
-    call.services.rights_changed()
+    await call.services.rights_changed(call.course.id)
     return json_response(MemberBody(user=MemberUser(id=user_id, name=name), role=call.body.role))
 
 

@@ -20,6 +20,7 @@ from constructure_sync.rest.middleware import HttpMiddleware
 from constructure_sync.rest.problems import http_exception
 from constructure_sync.rest.routes import routes
 from schemas.course import CourseSeed
+from schemas.ids import CourseId, SessionId
 from storage.open import Database, open_database
 
 API = "/api/v1"
@@ -65,6 +66,10 @@ class World:
         return course_id
 
 
+async def nobody_is_connected(of: CourseId | SessionId) -> None:
+    """No socket is open whose rights could change."""
+
+
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = await open_database(f"sqlite:///{tmp_path / 'constructure.db'}")
@@ -83,7 +88,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         ready=lambda: Readiness(made.reasons),
         metrics=lambda: b"# metrics\n",
         public_url=lambda: "https://courses.example.org",
-        rights_changed=lambda: None,
+        rights_changed=nobody_is_connected,
         clock=clock,
         body_seconds=0.2,
     )
