@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from auth.documents import Denied, DocumentAccess, Grant
 from auth.passwords import Passwords
 from auth.tokens import Tokens
+from constructure_sync.graph.deriver import Deriver
 from constructure_sync.observability import get_logger
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
 from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
@@ -159,7 +160,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     loop, randomness = asyncio.get_running_loop(), random.SystemRandom()
     secret = load_secret_key(settings)
     database = await open_database(settings.database_address, time_limit=settings.database_timeout_seconds)
-    async with database, WorkerPool(settings.replica_workers) as workers:
+    # The projection documents live in one process, so that each is found where it was left.
+    async with database, WorkerPool(settings.replica_workers) as workers, WorkerPool(1) as projections:
         tokens = Tokens(
             secret,
             access_lifetime=round(settings.access_token_minutes * 60),
@@ -175,7 +177,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         log_writer = LogWriter(database.log, commit_limits, loop, randomness)
         limits = room_limits(settings)
         budget = Budget(limits.in_flight_bytes)
-        room_services = RoomServices(loop, limits, log_writer, workers, database.stranded, budget, randomness)
+        deriver = Deriver(database.log, database.courses, projections)
+        room_services = RoomServices(
+            loop, limits, log_writer, workers, database.stranded, budget, randomness, deriver.changed
+        )
         retention = settings.raw_row_retention_days * 86_400
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
         compactor = Compactor(database.log, workers, compaction)
@@ -192,6 +197,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 tasks.create_task(log_writer.run(), name="log writer"),
                 tasks.create_task(rooms.run(), name="rooms"),
                 tasks.create_task(gate.run(), name="rights"),
+                tasks.create_task(deriver.run(), name="deriver"),
             ]
             try:
                 yield Services(settings, database, tokens, passwords, workers, log_writer, rooms, gate, acceptor)

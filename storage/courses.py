@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import Connection, Row
 
-from schemas.ids import CommitId, CourseId, DocumentId, SessionId, UserId
+from schemas.ids import CommitId, CourseId, DocumentId, Seq, SessionId, UserId
 from schemas.roles import PlatformRole, Role, Visibility
 from storage.contracts import StorageError
 from storage.database import SqlDatabase
@@ -94,6 +94,27 @@ class Courses:
         return await self._database.read(
             lambda connection: connection.scalar(select(documents.c.id).where(documents.c.name == name))
         )
+
+    async def underived(self, limit: int) -> Sequence[DocumentId]:
+        """Documents of which more is saved than was derived from them."""
+        query = select(documents.c.id).where(documents.c.derived_seq < documents.c.head_seq).limit(limit)
+        return await self._database.read(lambda connection: connection.scalars(query).all())
+
+    async def set_derived(self, document_id: DocumentId, seq: Seq, title: str | None) -> bool:
+        """Note what was derived from the log up to `seq`. False: as much or more was derived before; nothing changed."""
+        return await self._database.write(partial(_set_derived, document_id, seq, title))
+
+
+def _set_derived(document_id: DocumentId, seq: Seq, title: str | None, connection: Connection) -> bool:
+    newer = (
+        update(documents).where(documents.c.id == document_id, documents.c.derived_seq < seq).values(derived_seq=seq)
+    )
+    if not connection.execute(newer).rowcount:
+        return False
+    if title is not None:
+        course = select(documents.c.course_id).where(documents.c.id == document_id).scalar_subquery()
+        connection.execute(update(courses).where(courses.c.id == course).values(title=title))
+    return True
 
 
 def _create(course: NewCourse, connection: Connection) -> None:

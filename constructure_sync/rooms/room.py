@@ -93,6 +93,7 @@ class RoomServices:
     stranded: StrandedChanges
     budget: Budget
     randomness: random.Random
+    on_saved: Callable[[DocumentId], None] = lambda document_id: None
 
 
 class RoomOwner(Protocol):
@@ -391,6 +392,7 @@ class Room:
                     connection.send_receipt(number)
         if history.saved < history.head:
             self._services.log_writer.wake(self, 0)
+        self._services.on_saved(self.document_id)
         self._fold_if_due()
         if not self.connections:
             self._owner.emptied(self)
