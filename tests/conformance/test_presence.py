@@ -123,6 +123,8 @@ async def test_R8_newest_socket_of_a_user_owns_its_presence(classroom: Classroom
     watcher = await classroom.joined(course)
     old = await classroom.joined(course, presence={"which": "same"})
     await watcher.sees(old)
+    # A half-open connection: its client is gone from it, the server does not know yet.
+    await old.run("client => { client.line.muted = true }")
 
     new = await classroom.joined(course, share=old.name)
     await new.set_presence({"which": "newer"})

@@ -1,8 +1,11 @@
 """Who may write: the server holds the role against every message that carries a write."""
 
+import json
+
 import pytest
 
 from tests.conformance.classroom import VERSIONS, Classroom
+from tests.conformance.node_client import YjsClient
 
 pytestmark = pytest.mark.xdist_group("conformance-roles")
 
@@ -10,7 +13,15 @@ TYPE = "(client, doc, Y, {value}) => doc.getText('body').insert(0, value)"
 WORDS = "(client, doc) => doc.getText('body').toString()"
 SENT_AWAY = "(client, {code}) => client.line.closes.some(close => close.code === code)"
 STOPPED = "client => client.events.some(({event}) => event === 'closed')"
+AUTH_DENIED = "0200"
 READ_ONLY = ("viewer", "commenter")
+
+
+async def told_why(reader: YjsClient) -> list[str]:
+    """Return the codes of the refusals that the first socket was told before it was closed."""
+    frames = await reader.frames(direction="in", kind="auth", socket=1)
+    assert all(frame["hex"].startswith(AUTH_DENIED) for frame in frames)
+    return [json.loads(bytes.fromhex(frame["hex"])[3:])["code"] for frame in frames]
 
 
 @pytest.mark.parametrize("role", READ_ONLY)
@@ -25,6 +36,7 @@ async def test_R10_update_of_a_reader_reaches_nobody_and_ends_the_connection(
     await reader.run(TYPE, value="forbidden ")
 
     await reader.wait(SENT_AWAY, code=4403)
+    assert await told_why(reader) == ["forbidden"]
     await reader.disconnect()
     await editor.run(TYPE, value="allowed ")
     await editor.saved()

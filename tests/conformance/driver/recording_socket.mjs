@@ -1,4 +1,4 @@
-// A stock `ws` socket that keeps an account of its frames and can lose, hold or cut what comes in.
+// A stock `ws` socket that keeps an account of its frames and can lose what comes in or goes out.
 import WebSocket from 'ws'
 
 const KEPT_FRAMES = 50_000
@@ -13,6 +13,7 @@ export class Line {
     this.refusals = []
     this.closes = []
     this.dropNext = 0
+    this.muted = false
   }
 
   note (direction, socket, data) {
@@ -75,6 +76,7 @@ export const recordingSocket = line => class RecordingWebSocket extends WebSocke
   }
 
   send (data, ...rest) {
+    if (line.muted) return
     line.note('out', this.number, data)
     super.send(data, ...rest)
   }
