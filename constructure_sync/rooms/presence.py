@@ -26,8 +26,12 @@ ROLL_CALL_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Attendee:
-    """A connection, as its presence sees it. tokens: own entries that it may still have relayed at once."""
+    """A connection, as its presence sees it.
 
+    number: by order of arrival. tokens: own entries that it may still have relayed at once.
+    """
+
+    number: int
     user_id: UserId
     user_name: str
     tokens: float
@@ -60,6 +64,7 @@ class Presence:
         self._relayed: OrderedDict[bytes, None] = OrderedDict()
         self._changed: dict[int, None] = {}
         self._deferred: dict[int, None] = {}
+        self._arrivals = 0
         self._must_call_roll = False
         self._roll_called_at = -ROLL_CALL_SECONDS
 
@@ -77,7 +82,8 @@ class Presence:
 
     def attend(self, user_id: UserId, user_name: str, now: float) -> Attendee:
         """Return the place of a new connection."""
-        return Attendee(user_id, user_name, float(self._limits.awareness_per_second), now)
+        self._arrivals += 1
+        return Attendee(self._arrivals, user_id, user_name, float(self._limits.awareness_per_second), now)
 
     def receive(self, attendee: Attendee, payload: bytes, now: float) -> bytes | None:
         """Take a payload from a connection; return a payload for that connection alone, or None.
@@ -97,6 +103,7 @@ class Presence:
         return encode_awareness(answers) if answers else None
 
     def _take(self, attendee: Attendee, entry: AwarenessEntry, is_greeting: bool, now: float) -> AwarenessEntry | None:
+        owner = attendee
         present = self._present.get(entry.client_id)
         if present is None:
             gone = self._gone.get(entry.client_id)
@@ -111,14 +118,17 @@ class Presence:
                 LIMIT_REACHED.labels("awareness_ids").inc()
                 return None
         elif present.owner is not attendee:
-            if not self._may_take_over(attendee, entry, present, is_greeting):
+            if not self._may_speak_for(attendee, entry, present, is_greeting):
                 PRESENCE_RECEIVED.labels("foreign").inc()
                 return None
-            present.owner.ids.discard(entry.client_id)
-            self._must_call_roll = True
+            if attendee.number > present.owner.number:
+                present.owner.ids.discard(entry.client_id)
+                self._must_call_roll = self._must_call_roll or is_greeting
+            else:
+                owner = present.owner  # two sockets of one client: the end of the older one must not remove it
         elif entry.clock < present.entry.clock or (entry.clock == present.entry.clock and entry.state != GONE):
             return None
-        self._store(attendee, entry, now)
+        self._store(attendee, owner, entry, now)
         return AwarenessEntry(entry.client_id, entry.clock, GONE) if is_greeting and entry.state != GONE else None
 
     def call_roll(self, now: float) -> bool:
@@ -142,13 +152,13 @@ class Presence:
         present = [self._present[client_id].entry for client_id in attendee.ids if client_id in self._present]
         return encode_awareness([AwarenessEntry(e.client_id, e.clock, GONE) for e in present]) if present else None
 
-    def _may_take_over(self, attendee: Attendee, entry: AwarenessEntry, present: _Present, is_greeting: bool) -> bool:
-        """The same user's newest socket takes over an id; its own first words may repeat the clock it had before."""
+    def _may_speak_for(self, attendee: Attendee, entry: AwarenessEntry, present: _Present, is_greeting: bool) -> bool:
+        """Any socket of the same user may, and the newest takes over the id; its first words may repeat the clock it had before."""
         if present.owner.user_id != attendee.user_id or entry.state == GONE:
             return False
         return entry.clock > present.entry.clock or (is_greeting and entry.clock == present.entry.clock)
 
-    def _store(self, attendee: Attendee, entry: AwarenessEntry, now: float) -> None:
+    def _store(self, attendee: Attendee, owner: Attendee, entry: AwarenessEntry, now: float) -> None:
         if len(entry.state) > self._limits.awareness_entry_bytes:
             LIMIT_REACHED.labels("awareness_bytes").inc()
             raise ProtocolViolation("an awareness state is too large", TOO_LARGE)
@@ -158,9 +168,9 @@ class Presence:
             attendee.ids.discard(entry.client_id)
         else:
             entry.state = stamp_user(entry.state, str(attendee.user_id), attendee.user_name)
-            self._present[entry.client_id] = _Present(entry, attendee, now)
+            self._present[entry.client_id] = _Present(entry, owner, now)
             self._gone.pop(entry.client_id, None)
-            attendee.ids.add(entry.client_id)
+            owner.ids.add(entry.client_id)
         (self._deferred if is_late else self._changed)[entry.client_id] = None
         PRESENCE_RECEIVED.labels("deferred" if is_late else "taken").inc()
 
