@@ -52,7 +52,8 @@ class Segment(Piece):
     __slots__ = ("last",)
 
     def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool, last: Seq) -> None:
-        super().__init__(update, ranges, has_deletes)
+        # Compaction puts deletes into a piece of their own, behind structs that imply them: its summary tells of none.
+        super().__init__(update, ranges, has_deletes or not ranges)
         self.last = last
 
 
