@@ -1,0 +1,167 @@
+"""What must hold at every step, checked where it can first be seen: at the server's end of each wire and in the log."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from constructure_sync.errors import ProtocolViolation
+from constructure_sync.persistence.export import stored_updates
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.lib0 import Reader
+from constructure_sync.rooms.room import Room
+from schemas.ids import DocumentId, UserId
+from storage.contracts import Append, Appended, AppendResult
+from tests.properties.simulator.network import Wire, unframe
+
+if TYPE_CHECKING:
+    from tests.properties.simulator.world import World
+
+_BYTES_WHILE_CONGESTED = 2048
+
+
+class _Seen:
+    """What passed over one wire so far."""
+
+    __slots__ = ("congested_bytes", "promises", "saved_writes", "sent", "writes")
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []  # received, in order
+        self.saved_writes = 0
+        self.sent: Counter[bytes] = Counter()
+        self.promises: list[dict[int, int]] = []  # what the client must have at its first, second … SyncStep2
+        self.congested_bytes = 0
+
+
+class Witness:
+    """Watches wires and log of a world; a broken rule goes to `world.fail`."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.committed: dict[DocumentId, Known] = {}
+        self.writers: set[UserId] = set()
+        self._seen: dict[Wire, _Seen] = {}
+        self._relayed: dict[Room, set[bytes]] = {}
+
+    # ------------------------------------------------------------------ wires
+
+    def received(self, wire: Wire, message: bytes) -> None:
+        """A client's message is about to be taken."""
+        if message[0] == 0:
+            seen = self._of(wire)
+            if message[1] == 0:
+                seen.sent.clear()  # it asks for everything that it lacks, so what was sent may be sent again
+            else:
+                seen.writes.append(Reader(message, 2).read_var_bytes())
+
+    def written(self, wire: Wire, framed: bytes) -> None:
+        """The room has just written these frames."""
+        seen = self._of(wire)
+        if wire.is_congested:
+            seen.congested_bytes += len(framed)
+            if seen.congested_bytes > _BYTES_WHILE_CONGESTED:
+                self._world.fail("R4", f"{seen.congested_bytes} bytes are queued for a congested socket")
+        else:
+            seen.congested_bytes = 0
+        for message in unframe(framed):
+            if message[0] == 120:
+                self._receipt(wire, seen, Reader(message, 1).read_var_uint())
+            elif message[0] == 0 and message[1]:
+                self._update(wire, seen, message)
+
+    def _receipt(self, wire: Wire, seen: _Seen, number: int) -> None:
+        """R1, R11: each of the first `number` writes that this connection sent is in the log, by whomever it came there."""
+        if wire.room is None or number > len(seen.writes):
+            self._world.fail("R1", f"a receipt for {number} of {len(seen.writes)} writes")
+            return
+        committed = self.committed[wire.room.document_id]
+        if not self._world.can_write(wire):
+            return  # a reader's derived deletes are dropped and told as done (R12)
+        for payload in seen.writes[seen.saved_writes : number]:
+            lacking = self._world.lacks(committed, payload)
+            if lacking:
+                self._world.fail("R1", f"receipt {number} comes before the commit of {lacking}")
+        seen.saved_writes = max(seen.saved_writes, number)
+
+    def _update(self, wire: Wire, seen: _Seen, message: bytes) -> None:
+        room = wire.room
+        if room is None:
+            self._world.fail("R5", "an update before the join")
+            return
+        known = room.history.known
+        if message[1] == 1:
+            seen.promises.append(dict(known.clocks))
+        relayed = self._relayed.setdefault(room, set())
+        if message not in relayed:
+            # R3: what is sent was read, and everything it needs is known.
+            try:
+                lacking = self._world.lacks(known, Reader(message, 2).read_var_bytes())
+                if lacking:
+                    self._world.fail("R2", f"relayed what the room has not taken: {lacking}")
+            except ProtocolViolation as violation:
+                self._world.fail("R2", f"relayed what the strict reader refuses: {violation.reason}")
+            relayed.add(message)
+        if message[1] == 2:
+            seen.sent[message] += 1
+            if seen.sent[message] > 1 and not self._world.may_repeat:
+                self._world.fail("R5", "an update is sent twice to one connection")
+
+    def must_have(self, wire: Wire) -> dict[int, int]:
+        """Return the state vector that the room had when it wrote the SyncStep2 that the client has just read."""
+        promises = self._of(wire).promises
+        return promises.pop(0) if promises else {}
+
+    def closed(self, wire: Wire, code: int) -> None:
+        """The server closes a wire."""
+        self._world.closed_by_server(wire, code)
+
+    def ended(self, wire: Wire) -> None:
+        """R8: what a socket said of who is present goes with it, unless the user's other socket has taken it over."""
+        self._seen.pop(wire, None)
+        if wire.room is not None:
+            live = {client for connection in wire.room.connections for client in connection.attendee.ids}
+            present = self._world.present(wire.room)
+            if not present <= live:
+                self._world.fail("R8", f"{present - live} are present without a socket")
+
+    def receives(self, wire: Wire) -> list[bytes]:
+        """Return the write messages that were received over a wire so far."""
+        return self._of(wire).writes
+
+    def _of(self, wire: Wire) -> _Seen:
+        seen = self._seen.get(wire)
+        if seen is None:
+            seen = self._seen[wire] = _Seen()
+        return seen
+
+    # ------------------------------------------------------------------ the log
+
+    def appended(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> None:
+        """A transaction has just been committed: every prefix of the log is closed, and readers have no part in it."""
+        for append, result in zip(batch, results, strict=True):
+            if not isinstance(result, Appended):
+                continue
+            if self._world.is_repeated(append):
+                continue
+            known = self.committed[append.document_id]
+            for update in append.updates:
+                part = known.close(update.payload)
+                if part.missing:
+                    self._world.fail("R2", f"the log has a gap: {part.missing}")
+                known.add(part)
+                if update.user_id is not None and not self._world.may_have_written(update.user_id):
+                    self._world.fail("R10", "a reader's write is in the log")
+
+    async def changed(self, document_id: DocumentId) -> None:
+        """Segments were put over rows, or rows purged: the log still holds all it held (R7)."""
+        stored = await self._world.disk.log.load(document_id)
+        if stored is None:
+            return
+        again = Known()
+        for update in stored_updates(stored):
+            part = again.close(update)
+            if part.missing:
+                self._world.fail("R7", f"the compacted log has a gap: {part.missing}")
+            again.add(part)
+        before = self.committed[document_id]
+        if again.clocks != before.clocks or again.deletes != before.deletes:
+            self._world.fail("R7", "the log holds something else than before")

@@ -1,0 +1,228 @@
+"""One schedule: an instance, its clients and its misfortunes, all of one seed; then peace, and everything must be equal."""
+
+import random
+from collections import Counter
+from uuid import UUID
+
+from pycrdt import Doc, Map, Text
+
+from constructure_sync.persistence.compactor import CompactionLimits
+from constructure_sync.persistence.export import stored_updates
+from constructure_sync.persistence.log_writer import CommitLimits
+from constructure_sync.protocol.awareness import decode_awareness
+from constructure_sync.protocol.id_ranges import IdRanges, Range
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.update_reader import read_update
+from constructure_sync.rooms.limits import RoomLimits
+from constructure_sync.rooms.room import Room
+from schemas.ids import DocumentId, UserId
+from storage.contracts import Append
+from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
+from tests.properties.simulator.client import Client
+from tests.properties.simulator.instance import Disk, Instance, Limits
+from tests.properties.simulator.loop import VirtualLoop
+from tests.properties.simulator.network import Wire
+from tests.properties.simulator.storage import Weather
+from tests.properties.simulator.witness import Witness
+
+Ranges = list[Range]
+
+
+class World:
+    """Everything there is in one schedule. `fail` notes a broken rule; the schedule then ends."""
+
+    def __init__(self, loop: VirtualLoop, seed: int) -> None:
+        self.loop = loop
+        self.random = random.Random(seed)
+        self.violations: list[str] = []
+        self.refusals: Counter[int] = Counter()
+        self.closes: Counter[int] = Counter()
+        self.weather = Weather()
+        self.disk = Disk(MemoryUpdateLog(loop.time), MemoryStrandedChanges(), self.weather)
+        self.documents = [DocumentId(UUID(int=n + 1)) for n in range(self.random.choice((1, 1, 1, 2)))]
+        self.witness = Witness(self)
+        for document_id in self.documents:
+            self.disk.log.create(document_id)
+            self.witness.committed[document_id] = Known()
+        self.large = self.random.choice((50, 300, 1500))
+        self.may_repeat = self.random.random() < 0.6  # whether rooms fold, which moves cursors back
+        self.limits = self._limits()
+        self.clients: list[Client] = []
+        self._commits: set[int] = set()
+        self._read: dict[bytes, tuple[Ranges, Ranges]] = {}
+        self._next_client = 100
+        self.acknowledged = 0
+        self.lost = 0
+        self.instance = self._start()
+        for number in range(self.random.randint(2, 5)):
+            self.new_client(number + 1, can_write=number == 0 or self.random.random() < 0.8)
+
+    def _limits(self) -> Limits:
+        choice = self.random.choice
+        return Limits(
+            RoomLimits(
+                worker_frame_bytes=choice((120, 1000, 65536)),
+                segment_bytes=choice((200, 2000)) if self.may_repeat else 2**40,
+                fold_entries=choice((4, 20)) if self.may_repeat else 2**40,
+                in_flight_bytes=choice((2000, 2**27)),
+            ),
+            CommitLimits(
+                max_updates=choice((2, 5000)), max_bytes=choice((100, 2**24)), unsaved_bytes=choice((400, 2**26))
+            ),
+            CompactionLimits(
+                updates_at_close=choice((2, 20)),
+                updates_while_open=choice((8, 20_000)),
+                segment_bytes=choice((100, 2**18)),
+                raw_rows_seconds=choice((0.0, 90 * 86_400.0)),
+            ),
+        )
+
+    # ------------------------------------------------------------------ making and unmaking
+
+    def fail(self, rule: str, what: str) -> None:
+        """Note a broken rule."""
+        self.violations.append(f"{rule} at {self.loop.time():.4f}: {what}")
+
+    def _start(self) -> Instance:
+        return Instance(self.loop, self.disk, self.limits, self.random, self.witness)
+
+    def new_client(self, user: int, *, can_write: bool) -> Client:
+        """Open a new tab of this user and connect it."""
+        self._next_client += 1
+        document_id = self.random.choice(self.documents)
+        client = Client(self, self._next_client, user, document_id, can_write=can_write)
+        if can_write:
+            self.witness.writers.add(client.user_id)
+        self.clients.append(client)
+        client.connect()
+        return client
+
+    def wire(self, client: Client) -> Wire:
+        """Return a new socket of this client to the instance."""
+        return Wire(self.loop, self.instance.loop, self.random, self.witness, client)
+
+    def admit(self, client: Client, wire: Wire) -> None:
+        """Have the instance let a client in; one that is down refuses the connection."""
+
+        def refused(status: int) -> None:
+            if client.wire is wire:
+                client.refused(status)
+
+        if self.instance.loop.is_dead:
+            self.loop.call_later(0.05, refused, 0)
+        else:
+            self.instance.admit(client.document_id, client.member, wire, refused)
+
+    def crash(self) -> None:
+        """Kill the instance and start it again."""
+        self.instance.crash()
+        self.instance = self._start()
+
+    async def stop(self) -> None:
+        """Stop the instance in good order and start it again."""
+        is_healthy = self.weather == Weather()
+        await self.instance.stop()
+        if is_healthy and self.instance.log_writer.unsaved_bytes and self.weather == Weather():
+            self.fail("R1", "the instance has stopped with unsaved updates")
+        self.instance = self._start()
+
+    # ------------------------------------------------------------------ what client and witness ask
+
+    def read(self, update: bytes) -> tuple[Ranges, Ranges]:
+        """Return the (client, start, end) of an update's structs and deletes; read once for all who are sent it."""
+        read = self._read.get(update)
+        if read is None:
+            parsed = read_update(update)
+            structs = [(s.client, s.structs[0].clock, s.structs[-1].end) for s in parsed.sections]
+            read = self._read[update] = (structs, list(parsed.deletes))
+        return read
+
+    def lacks(self, known: Known, update: bytes) -> str:
+        """Say what of an update is not known; empty when all of it is."""
+        structs, deletes = self.read(update)
+        clocks, deleted = known.clocks, known.deletes
+        lacking = [each for each in structs if clocks.get(each[0], 0) < each[2]]
+        lacking += [each for each in deletes if not deleted.covers(*each)]
+        return f"{lacking}" if lacking else ""
+
+    def can_write(self, wire: Wire) -> bool:
+        """Whether the client behind a wire writes."""
+        return isinstance(wire.client, Client) and wire.client.can_write
+
+    def may_have_written(self, user_id: UserId) -> bool:
+        """Whether a user ever had the right to write."""
+        return user_id in self.witness.writers
+
+    def is_repeated(self, append: Append) -> bool:
+        """Whether an append was there before (UL4); remembers it."""
+        if append.commit in self._commits:
+            return True
+        self._commits.add(append.commit)
+        return False
+
+    def present(self, room: Room) -> set[int]:
+        """Return whose presence a room tells."""
+        return {entry.client_id for payload in room.presence.everyone() for entry in decode_awareness(payload)}
+
+    def synced(self, client: Client, wire: Wire) -> None:
+        """A client has read a SyncStep2: it must have all that the room had when it was written (R5)."""
+        must = self.witness.must_have(wire)
+        has = client.has()
+        if any(has.get(number, 0) < clock for number, clock in must.items()):
+            self.fail("R5", f"{client.number} counts as synced with {has} of {must}")
+
+    def closed_by_server(self, wire: Wire, code: int) -> None:
+        """The server closes a socket: a well-behaved client gives no reason for 44xx."""
+        self.closes[code] += 1
+        if 4400 <= code < 4500 and (code != 4403 or self.can_write(wire)):
+            self.fail("protocol", f"a stock client is closed with {code}")
+
+    def sent_away(self, client: Client, code: int) -> None:
+        """A client's provider has stopped for good: what was refused is kept (R10), and the user opens a fresh tab."""
+        if not self.weather.stranded_is_away:
+            self._check_stranded(client)
+        client.leave_for_ever()
+        self.new_client(client.user_id.int, can_write=client.can_write)
+
+    def _check_stranded(self, client: Client) -> None:
+        kept = [change.payload for change in self.disk.stranded._kept.values() if change.user_id == client.user_id]
+        ends = [end for payload in kept for number, _, end in self.read(payload)[0] if number == client.number]
+        sent = [
+            end for w in client.writes[:-1] for number, _, end in self.read(w.payload)[0] if number == client.number
+        ]
+        if sent and max(ends, default=0) < min(sent):
+            self.fail("R10", f"{client.number} was refused {max(sent)} and {ends} is kept")
+
+    def watchdog(self, client: Client) -> None:
+        """A client has heard nothing for 30 s while its line was good."""
+        wire = client.wire
+        if wire is not None and not wire.is_stalled and not wire.is_cut and client.is_open and not wire.has_ended:
+            self.fail("keepalive", f"{client.number} was told nothing for 30 s")
+
+    # ------------------------------------------------------------------ the end
+
+    async def load(self, document_id: DocumentId) -> "View":
+        """Return what a fresh load of the log holds."""
+        stored = await self.disk.log.load(document_id)
+        doc: Doc[Map[object] | Text] = Doc()
+        for update in [] if stored is None else stored_updates(stored):
+            doc.apply_update(update)
+        return View(doc)
+
+
+class View:
+    """What a document holds, in a form that can be compared."""
+
+    def __init__(self, doc: Doc[Map[object] | Text]) -> None:
+        self.map = doc.get("map", type=Map).to_py() or {}
+        self.text = str(doc.get("text", type=Text))
+        parsed = read_update(doc.get_update())
+        self.clocks = {section.client: section.structs[-1].end for section in parsed.sections}
+        self.deletes = IdRanges(parsed.deletes)
+
+    def difference(self, other: "View") -> str:
+        """Say what differs; empty when nothing does."""
+        differing = [
+            name for name in ("clocks", "deletes", "map", "text") if getattr(self, name) != getattr(other, name)
+        ]
+        return ", ".join(f"{name}: {getattr(self, name)} / {getattr(other, name)}" for name in differing)

@@ -1,0 +1,21 @@
+"""The seeded simulator: whole schedules of edits, cuts, crashes and failing stores on the real core (R1–R5, R7, R8, R10–R13).
+
+A failing seed is printed; `python -m tests.faults schedules --only SEED` runs it again, and the same seed is the same schedule.
+"""
+
+import pytest
+
+from tests.properties.simulator.schedule import run_schedule
+
+SCHEDULES = 300
+_BLOCKS = 10
+
+
+@pytest.mark.parametrize("block", range(_BLOCKS))
+def test_every_schedule_ends_with_equal_replicas_and_no_acknowledged_edit_lost(block: int) -> None:
+    share = SCHEDULES // _BLOCKS
+    outcomes = [run_schedule(seed) for seed in range(block * share, (block + 1) * share)]
+    broken = {outcome.seed: outcome.violations for outcome in outcomes if outcome.violations}
+    assert not broken
+    assert not any(outcome.lost for outcome in outcomes)
+    assert sum(outcome.acknowledged for outcome in outcomes) > 10 * share
