@@ -7,6 +7,8 @@ the same functions through `AsyncConnection.run_sync`.
 """
 
 import asyncio
+import errno
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +47,28 @@ def sqlite_url(url: str) -> URL:
         raise StorageError(f'unknown database scheme "{parsed.drivername}"; known: sqlite')
     if not parsed.database or parsed.database == ":memory:":
         raise StorageError("the database URL names no file: nothing would survive a restart")
-    Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(Path(parsed.database).parent)
     return parsed
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that outlives a power cut, whoever made it and however many of those above it are new.
+
+    SQLite syncs the folder of its files; but the folder itself is safe only once the one above it is synced.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for above in folder.absolute().parents:
+        try:
+            descriptor = os.open(above, os.O_RDONLY)
+        except PermissionError:  # a folder that we may not read was there before us
+            return
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that does not sync folders
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def create_engine(url: str, *, readers: int) -> Engine:
