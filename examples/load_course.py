@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from course_document import CourseDocument, set_text
-from sync_client import Account, Connection, CountingJournal, Replica, SyncError, open_connection
+from sync_account import Account, SyncError
+from sync_client import Connection, CountingJournal, Replica, open_connection
 
 MAX_UNCONFIRMED = 512
 WAIT_SECONDS = 60.0
