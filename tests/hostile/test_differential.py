@@ -24,12 +24,12 @@ def test_random_histories_end_with_the_same_content_everywhere() -> None:
 
 def test_R12_deletes_in_a_compacted_log_reach_a_client_that_knows_only_the_beginning() -> None:
     server = OfflineServer(random.Random(1))
-    server.tick([(0, OPEN, b""), (0, UPDATE, update(section(5, 0, text("hello"))))])
-    server.tick([(0, UPDATE, update(deletes=((5, 1, 3),))), (0, UPDATE, update(section(5, 5, text("!", (5, 4)))))])
+    server.tick([(0, OPEN, b""), (0, UPDATE, update(section(5, 0, text("x" * 40))))])
+    server.tick([(0, UPDATE, update(deletes=((5, 0, 40),))), (0, UPDATE, update(section(5, 40, text("!", (5, 39)))))])
     server.compact()
     server.restart()
-    sent = server.tick([(1, OPEN, b""), (1, STEP1, encode_state_vector({5: 5}))])
+    sent = server.tick([(1, OPEN, b""), (1, STEP1, encode_state_vector({5: 40}))])
     deletes = [
         parts.deletes for _, kind, payload in sent if kind in (UPDATE, STEP2) for parts in [read_update(payload)]
     ]
-    assert [(5, 1, 3)] in deletes
+    assert [(5, 0, 40)] in deletes
