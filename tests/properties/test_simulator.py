@@ -5,9 +5,11 @@ A failing seed is printed; `python -m tests.faults schedules --only SEED` runs i
 
 import pytest
 
+from tests.properties.simulator.planted import PLANTED, seeds_until_caught
 from tests.properties.simulator.schedule import run_schedule
 
 SCHEDULES = 300
+SEEDS_FOR_A_FAULT = 100
 _BLOCKS = 10
 
 
@@ -19,3 +21,12 @@ def test_every_schedule_ends_with_equal_replicas_and_no_acknowledged_edit_lost(b
     assert not broken
     assert not any(outcome.lost for outcome in outcomes)
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * share
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_each_planted_fault_is_caught(name: str) -> None:
+    assert seeds_until_caught(name, SEEDS_FOR_A_FAULT)
+
+
+def test_R14_one_seed_is_one_schedule() -> None:
+    assert run_schedule(7) == run_schedule(7)

@@ -23,10 +23,14 @@ _CHECK_EVERY = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write message of a connection, and the oracle's keys whose author is this client that it carries."""
+    """A write message of a connection, and what is on the server once it is saved.
+
+    keys: how many of the client's own keys. clocks: a state vector; whole for a SyncStep2, which is all that the server lacks.
+    """
 
     payload: bytes
     keys: int
+    clocks: dict[int, int]
 
 
 class Client:
@@ -218,7 +222,8 @@ class Client:
         """Send a write message if there is a socket."""
         if self.wire is None or not self.is_open:
             return
-        self.writes.append(Write(update, self.keys))
+        clocks = self.has() if is_answer else {self.number: self._clocks[self.number]}
+        self.writes.append(Write(update, self.keys, clocks))
         self.wire.send((messages.sync_step2 if is_answer else messages.update_message)(update))
 
     def ask(self) -> None:

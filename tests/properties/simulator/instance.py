@@ -105,5 +105,5 @@ class Instance:
         for wire in list(self.wires):
             self.loop.call_later(self._random.random(), wire.close, RESTART, "restart")
         await asyncio.sleep(1.5)
-        await self.rooms.drain(10.0)
+        await self.rooms.drain(90.0)
         self.crash()

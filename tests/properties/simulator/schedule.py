@@ -60,6 +60,7 @@ class Schedule:
             (6, self._type_fast),
             (5, self._move_cursor),
             (6, self._cut),
+            (3, self._blip),
             (4, self._go_offline),
             (8, self._come_online),
             (5, self._stall),
@@ -72,7 +73,8 @@ class Schedule:
             (1, self._close_tab),
             (1, self._open_second_tab),
         ]
-        self._weights = [weight for weight, _ in self._actions]
+        # Each schedule has a mood of its own: what is rare in one is common in another.
+        self._weights = [weight * self._random.choice((0.2, 1.0, 1.0, 5.0)) for weight, _ in self._actions]
 
     @property
     def _clients(self) -> list[Client]:
@@ -82,6 +84,8 @@ class Schedule:
         """Live through it all."""
         world, random = self.world, self._random
         pace = random.choice((0.001, 0.02, 0.3))
+        if random.random() < 0.3:
+            self._change_weather()
         for _ in range(random.randint(10, 60)):
             await asyncio.sleep(random.expovariate(1.0) * pace if random.random() < 0.97 else random.uniform(5, 70))
             action = random.choices(self._actions, self._weights)[0][1]
@@ -117,6 +121,15 @@ class Schedule:
         if wire is not None:
             choice = self._random.choice
             wire.cut(server_notices=choice((0.0, 0.01, 0.5, 45.0)), client_notices=choice((0.0, 0.01, 0.5)))
+
+    def _blip(self) -> None:
+        """Lose the line just after an edit, perhaps before its receipt: it is repeated while it may still be unsaved (R11)."""
+        client = self._random.choice(self._clients)
+        wire = client.wire
+        if wire is not None and client.can_write:
+            client.edit()
+            delay = self._random.uniform(0.0, 0.3)
+            self.world.loop.call_later(delay, lambda: wire.cut(server_notices=0.0, client_notices=0.0))
 
     def _go_offline(self) -> None:
         self._random.choice(self._clients).go_offline()

@@ -20,10 +20,10 @@ from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 
 
 class LogWatcher(Protocol):
-    """Sees the log after each change, and each load."""
+    """Sees the log after each append, and whenever it is loaded or its rows and segments change."""
 
     def appended(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> None: ...
-    async def changed(self, document_id: DocumentId) -> None: ...
+    async def compare(self, document_id: DocumentId) -> None: ...
 
 
 @dataclass(slots=True)
@@ -78,6 +78,7 @@ class SimulatedLog:
 
     async def load(self, document_id: DocumentId) -> StoredDocument | None:
         await self._pass()
+        await self._watcher.compare(document_id)
         stored = await self.stored.load(document_id)
         await self._return()
         return stored
@@ -86,15 +87,16 @@ class SimulatedLog:
         self, document_id: DocumentId, segments: Sequence[StoredSegment], replaces: Sequence[tuple[Seq, Seq]]
     ) -> bool:
         await self._pass()
+        await self._watcher.compare(document_id)
         is_done = await self.stored.add_segments(document_id, segments, replaces)
-        await self._watcher.changed(document_id)
+        await self._watcher.compare(document_id)
         await self._return()
         return is_done
 
     async def purge_covered(self, document_id: DocumentId, saved_before: float, limit: int) -> int:
         await self._pass()
         count = await self.stored.purge_covered(document_id, saved_before, limit)
-        await self._watcher.changed(document_id)
+        await self._watcher.compare(document_id)
         await self._return()
         return count
 

@@ -80,6 +80,9 @@ class Witness:
             lacking = self._world.lacks(committed, payload)
             if lacking:
                 self._world.fail("R1", f"receipt {number} comes before the commit of {lacking}")
+        for client, clock in self._world.claim(wire, number).items():
+            if committed.clocks.get(client, 0) < clock:
+                self._world.fail("R11", f"receipt {number} comes before the commit of {client} to {clock}")
         seen.saved_writes = max(seen.saved_writes, number)
 
     def _update(self, wire: Wire, seen: _Seen, message: bytes) -> None:
@@ -151,8 +154,8 @@ class Witness:
                 if update.user_id is not None and not self._world.may_have_written(update.user_id):
                     self._world.fail("R10", "a reader's write is in the log")
 
-    async def changed(self, document_id: DocumentId) -> None:
-        """Segments were put over rows, or rows purged: the log still holds all it held (R7)."""
+    async def compare(self, document_id: DocumentId) -> None:
+        """Whatever segments were put over rows and whatever rows were purged: the log holds all it held (R7)."""
         stored = await self._world.disk.log.load(document_id)
         if stored is None:
             return

@@ -149,6 +149,13 @@ class World:
         """Whether the client behind a wire writes."""
         return isinstance(wire.client, Client) and wire.client.can_write
 
+    def claim(self, wire: Wire, number: int) -> dict[int, int]:
+        """Return the state vector that a client takes for saved when the first `number` writes on this wire are."""
+        client = wire.client
+        if isinstance(client, Client) and client.wire is wire and client.is_open:
+            return client.writes[number - 1].clocks
+        return {}
+
     def may_have_written(self, user_id: UserId) -> bool:
         """Whether a user ever had the right to write."""
         return user_id in self.witness.writers
