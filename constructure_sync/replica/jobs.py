@@ -9,7 +9,7 @@ from constructure_sync.errors import ConstructureError
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.id_ranges import Range
 from constructure_sync.protocol.known import Known
-from constructure_sync.protocol.update_reader import read_update
+from constructure_sync.protocol.update_reader import DELETED, read_update
 from constructure_sync.protocol.update_writer import collect_garbage, join_updates, split_update
 from constructure_sync.replica.pool import Panic
 
@@ -56,7 +56,9 @@ def fold(updates: Sequence[bytes], segment_bytes: int) -> list[FoldedPiece]:
 def _folded(update: bytes) -> FoldedPiece:
     parsed = read_update(update)
     ranges = tuple((section.client, section.structs[0].clock, section.structs[-1].end) for section in parsed.sections)
-    return FoldedPiece(update, ranges, bool(parsed.deletes))
+    # Structs that came deleted delete too, in a client that still has their content.
+    implied = any(struct.kind <= DELETED for section in parsed.sections for struct in section.structs)
+    return FoldedPiece(update, ranges, implied or bool(parsed.deletes))
 
 
 def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: int) -> tuple[Known, list[FoldedPiece]]:

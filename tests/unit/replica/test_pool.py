@@ -10,7 +10,7 @@ import pytest
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.known import Known
-from constructure_sync.replica.jobs import close_update, compact, merge_updates, new_course_document
+from constructure_sync.replica.jobs import close_update, compact, fold, merge_updates, new_course_document
 from constructure_sync.replica.pool import Panic, WorkerFailed, WorkerPool
 
 LIMIT = 30.0
@@ -90,3 +90,11 @@ def test_compaction_keeps_the_clocks_of_a_history() -> None:
     for update, _ in pieces:
         known.add(known.close(update))
     assert known.clocks == {1: 9}
+
+
+def test_fold_tells_of_deletes_that_structs_imply() -> None:
+    collected = b"\x01\x01\x05\x00\x00\x03\x00"  # client 5, clocks 0 to 3 as garbage, and no delete set
+
+    (piece,) = fold([collected], 1024)
+
+    assert piece.has_deletes
