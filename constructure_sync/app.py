@@ -106,7 +106,6 @@ async def serve(settings: Settings) -> None:
         # uvicorn raises the signal again when it is done; what is unsaved then still has to reach the disk.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _outlive)
-        services.workers.start()
         await server.serve()
 
 

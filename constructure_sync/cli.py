@@ -1,26 +1,26 @@
-"""The command line. Thin: every command reads the settings and calls what does the work."""
+"""The command line. Thin: every command reads the settings and calls what does the work.
+
+What a command needs it imports itself: worker processes import this module anew, and should not load a web server for it.
+"""
 
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Never
+from typing import TYPE_CHECKING, Annotated, Never
 from uuid import UUID
 
 import typer
-import uvloop
 
-from constructure_sync.app import serve as serve_instance
-from constructure_sync.errors import ConstructureError
-from constructure_sync.observability import configure_logging
-from constructure_sync.persistence.export import export_document
-from constructure_sync.settings import Settings, SettingsError, load_settings
-from storage.contracts import StorageError
-from storage.migrate import migrate as migrate_database
+if TYPE_CHECKING:
+    from constructure_sync.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Real-time collaboration for course graphs.")
 
 
-def _settings() -> Settings:
+def _settings() -> "Settings":
+    from constructure_sync.observability import configure_logging
+    from constructure_sync.settings import SettingsError, load_settings
+
     try:
         settings = load_settings()
     except SettingsError as error:
@@ -37,6 +37,12 @@ def _fail(message: str, status: int = 1) -> Never:
 @app.command()
 def serve() -> None:
     """Run the server until SIGTERM or Ctrl-C."""
+    import uvloop
+
+    from constructure_sync.app import serve as serve_instance
+    from constructure_sync.settings import SettingsError
+    from storage.contracts import StorageError
+
     settings = _settings()
     try:
         uvloop.run(serve_instance(settings))
@@ -49,6 +55,9 @@ def serve() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database to the schema of this version."""
+    from storage.contracts import StorageError
+    from storage.migrate import migrate as migrate_database
+
     settings = _settings()
     try:
         asyncio.run(migrate_database(settings.database_address))
@@ -70,6 +79,10 @@ def export(
     output: Annotated[Path, typer.Option(help="File to write: one Yjs update (V1) that holds the whole document.")],
 ) -> None:
     """Write a course's document, as its log holds it, to a file that any Yjs client can apply."""
+    from constructure_sync.errors import ConstructureError
+    from constructure_sync.persistence.export import export_document
+    from storage.contracts import StorageError
+
     settings = _settings()
     try:
         update = asyncio.run(export_document(settings.database_address, str(course)))

@@ -53,8 +53,7 @@ class WorkerPool:
             self._pool.stop()  # type: ignore[no-untyped-call]
             await asyncio.to_thread(self._pool.join, 5)
 
-    def start(self) -> ProcessPool:
-        """Start the processes now, so that the first large update does not wait for them."""
+    def _started(self) -> ProcessPool:
         if self._pool is None:
             # Not fork: a forked worker would inherit sockets and locks of the running server.
             context = multiprocessing.get_context("spawn")
@@ -64,7 +63,7 @@ class WorkerPool:
     async def run(self, function: Callable[..., Result], /, *arguments: object, timeout: float) -> Result:
         """See `Workers`."""
         for _ in range(_ATTEMPTS):
-            future = self.start().schedule(function, args=arguments, timeout=timeout)
+            future = self._started().schedule(function, args=arguments, timeout=timeout)
             try:
                 result: Result = await asyncio.wrap_future(future)
                 return result
