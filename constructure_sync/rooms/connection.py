@@ -60,6 +60,8 @@ class Connection:
         "_asked",
         "_asked_again",
         "_fruitless",
+        "_holds",
+        "_is_told",
         "_must_tell_all",
         "_on_end",
         "_receipt_due",
@@ -79,7 +81,6 @@ class Connection:
         "room",
         "socket",
         "spoke",
-        "stranded",
     )
 
     def __init__(self, room: "Room", number: int, member: Member, socket: Socket, on_end: Callable[[], None]) -> None:
@@ -94,7 +95,6 @@ class Connection:
         self.is_refused = False
         self.is_closing = False
         self.has_ended = False
-        self.stranded: tuple[int, bytes] | None = None  # what was refused so far: lowest client id, merged update
         self.spoke = False
         self._on_end = on_end
         self._state_vector: dict[int, int] | None = None  # while an answer to SyncStep1 is being given
@@ -105,6 +105,8 @@ class Connection:
         self._fruitless: frozenset[tuple[int, int]] = frozenset()
         self._must_tell_all = False
         self._receipt_due = 0
+        self._holds = 0
+        self._is_told = False
         self._swept_position = _NOT_ASKED
         self._silent_sweeps = 0
 
@@ -157,7 +159,7 @@ class Connection:
         if isinstance(message, Update | SyncStep2):
             is_answer = isinstance(message, SyncStep2)
             if len(message.update) > self.room.limits.worker_frame_bytes:
-                self.socket.pause_reading()
+                self.hold()
                 self.room.take_in_worker(self, message.update, is_answer)
             else:
                 self.room.take(self, message.update, is_answer)
@@ -168,9 +170,15 @@ class Connection:
         elif isinstance(message, QueryAwareness):
             self.tell_presence()
 
+    def hold(self) -> None:
+        """A message takes longer: read nothing behind it until `read_on` has been called as often."""
+        self._holds += 1
+        self.socket.pause_reading()
+
     def read_on(self) -> None:
-        """The large message is dealt with: read what came behind it."""
-        if not self.is_closing and not self.has_ended:
+        """A message that took longer is dealt with: read what came behind it."""
+        self._holds -= 1
+        if not self._holds and not self.is_closing and not self.has_ended:
             self.socket.resume_reading()
 
     def _take_presence(self, payload: bytes) -> None:
@@ -327,8 +335,8 @@ class Connection:
 
     def refuse(self, code: int, reason: str) -> None:
         """Tell a program why its write is refused, once, and close (R10); what it still writes meanwhile is kept aside too."""
-        if not self.is_refused and not self.has_ended:
-            self.is_refused = True
+        if not self._is_told and not self.has_ended:
+            self._is_told = True
             self._write(frame(permission_denied(f'{{"code":"{BY_CODE[code].name}","reason":"{reason}"}}')))
             self._close_later(code, reason)
 

@@ -6,7 +6,7 @@ been in it for a while, and then its log is looked at for compaction.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ParamSpec
 
 from constructure_sync.errors import ConstructureError
 from constructure_sync.observability import CONNECTIONS_BEHIND, ROOMS, get_logger
@@ -20,6 +20,8 @@ from constructure_sync.rooms.room import Room, RoomServices
 from constructure_sync.rooms.socket import Socket
 from schemas.ids import DocumentId, Seq
 from storage.contracts import StoredDocument, UpdateLog
+
+P = ParamSpec("P")
 
 _log = get_logger()
 _LONG_TAIL_UPDATES = 64  # beyond it a stored tail is read and folded in a worker
@@ -131,7 +133,7 @@ class Rooms:
         """A room gave itself up: the next who comes loads the document afresh."""
         self._forget(room)
         self._discarded.add(room)
-        self._own(self._bury(room), "end a discarded room")
+        self._own("end a discarded room", self._bury, room)
 
     async def _bury(self, room: Room) -> None:
         await room.settled()
@@ -146,7 +148,7 @@ class Rooms:
             return
         self._forget(room)
         if not self._is_draining:
-            self._own(self._compactor.compact_if_worth(room.document_id), "compact after closing")
+            self._own("compact after closing", self._compactor.compact_if_worth, room.document_id)
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.document_id) is room:
@@ -169,7 +171,7 @@ class Rooms:
                 behind += sum(connection.is_congested for connection in room.connections)
                 if room.updates_since_compaction >= self._compactor.limits.updates_while_open:
                     room.updates_since_compaction = 0
-                    self._own(self._compactor.compact_if_worth(room.document_id), "compact while open")
+                    self._own("compact while open", self._compactor.compact_if_worth, room.document_id)
             CONNECTIONS_BEHIND.set(behind)
 
     async def drain(self, time_limit: float) -> None:
@@ -190,13 +192,15 @@ class Rooms:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._loading.values(), return_exceptions=True)
 
-    def _own(self, work: Coroutine[Any, Any, object], name: str) -> None:
-        task = self._services.loop.create_task(self._guard(work), name=name)
+    def _own(
+        self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        task = self._services.loop.create_task(self._guard(work, *args, **kwargs), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, object]) -> None:
+    async def _guard(self, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await work
+            await work(*args, **kwargs)
         except Exception:
             _log.exception("upkeep_failed")

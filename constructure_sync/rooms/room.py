@@ -11,13 +11,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.observability import (
     LIMIT_REACHED,
     RELAY_DELAY,
-    STRANDED_CHANGES,
     TIME_TO_RECEIPT,
     UPDATES_CUT,
     UPDATES_EMPTY,
@@ -26,6 +25,7 @@ from constructure_sync.observability import (
     get_logger,
 )
 from constructure_sync.persistence.log_writer import LogWriter
+from constructure_sync.protocol.closed_part import nothing
 from constructure_sync.protocol.closes import (
     BY_CODE,
     DELETED,
@@ -39,14 +39,15 @@ from constructure_sync.protocol.framing import frame
 from constructure_sync.protocol.known import ClosedPart
 from constructure_sync.protocol.messages import awareness_message
 from constructure_sync.protocol.state_vector import encode_state_vector
-from constructure_sync.replica.jobs import FoldedPiece, close_update, fold, merge_updates
+from constructure_sync.replica.jobs import FoldedPiece, close_update, fold
 from constructure_sync.replica.pool import WorkerFailed, Workers
 from constructure_sync.rooms.connection import Connection, Member
-from constructure_sync.rooms.history import History, Piece
+from constructure_sync.rooms.history import Entry, History, Piece, covers
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.presence import ROLL_CALL_SECONDS, Presence
 from constructure_sync.rooms.socket import Socket
-from schemas.ids import CommitId, DocumentId
+from constructure_sync.rooms.stranding import Stranding
+from schemas.ids import CommitId, DocumentId, UserId
 from storage.contracts import (
     Append,
     Appended,
@@ -54,10 +55,10 @@ from storage.contracts import (
     Diverged,
     Gone,
     NewUpdate,
-    StorageUnavailable,
-    StrandedChange,
     StrandedChanges,
 )
+
+P = ParamSpec("P")
 
 _log = get_logger()
 _REMEMBERED_DIGESTS = 256
@@ -72,8 +73,8 @@ class Budget:
     used: int = 0
 
     def take(self, size: int) -> bool:
-        """Take so many bytes out of the budget if they are there."""
-        if self.used + size > self.limit:
+        """Take so many bytes out of the budget if they are there. What is larger than all of it is read when nothing else is."""
+        if self.used and self.used + size > self.limit:
             return False
         self.used += size
         return True
@@ -134,7 +135,7 @@ class Room:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_folding = False
         self.updates_since_compaction = 0
-        self._stranding = asyncio.Lock()
+        self._stranding = Stranding(document_id, services.stranded, services.workers, services.limits)
 
     def now(self) -> float:
         return self.loop.time()
@@ -192,7 +193,7 @@ class Room:
             connection.note_write(is_answer=is_answer, missing=())
             self.loop.call_soon(connection.read_on)
         elif self._services.budget.take(len(update)):
-            self._own(self._read_large(connection, update, is_answer), "read a large update")
+            self._own("read a large update", self._read_large, connection, update, is_answer)
         else:
             LIMIT_REACHED.labels("in_flight_bytes").inc()
             connection.close(OVERLOADED, "too many large updates at once")
@@ -203,7 +204,7 @@ class Room:
             known = self.history.known.copy()
             part = await self._services.workers.run(close_update, known, update, timeout=self.limits.worker_timeout)
             if not self.is_discarded:
-                self._accept(connection, update, part, is_answer)
+                self._accept(connection, update, self._unless_known(part), is_answer)
         except ProtocolViolation as violation:
             UPDATES_REFUSED.labels("violation").inc()
             connection.close(violation.code, violation.reason)
@@ -212,6 +213,12 @@ class Room:
         finally:
             self._services.budget.give_back(len(update))
         connection.read_on()
+
+    def _unless_known(self, part: ClosedPart) -> ClosedPart:
+        """Return the part, or an empty one where others have brought all of it while it was being read."""
+        known = self.history.known
+        is_new = not covers(known.clocks, part.ranges) or not all(known.deletes.covers(*each) for each in part.deletes)
+        return part if is_new else nothing(part.missing)
 
     def _accept(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
         if connection.is_refused:
@@ -284,28 +291,32 @@ class Room:
             connection.note_write(is_answer=is_answer, missing=())
 
     def _refuse(self, connection: Connection, update: bytes, part: ClosedPart, code: int, reason: str) -> None:
+        """Take nothing more from this connection, keep what it wrote, and only then tell it so (R10)."""
         clients = [client for client, _, _ in part.ranges] or [client for client, _ in part.missing] or [0]
-        self._own(self._strand(connection, min(clients), update, code), "keep a stranded change")
-        connection.refuse(code, reason)
+        connection.is_refused = True
+        connection.hold()
+        self._own("keep a stranded change", self._keep_refused, connection, min(clients), update, code, reason)
 
-    async def _strand(self, connection: Connection, client_id: int, update: bytes, code: int) -> None:
-        """Keep a refused write, together with what this connection had refused before (R10)."""
-        reason = BY_CODE[code].name
-        async with self._stranding:
-            try:
-                if connection.stranded is not None:
-                    updates = [connection.stranded[1], update]
-                    client_id = min(client_id, connection.stranded[0])
-                    update = await self._services.workers.run(
-                        merge_updates, updates, timeout=self.limits.worker_timeout
-                    )
-                connection.stranded = (client_id, update)
-                change = StrandedChange(self.document_id, connection.member.user_id, client_id, update, reason)
-                await self._services.stranded.keep(change)
-                STRANDED_CHANGES.labels(reason).inc()
-            except (StorageUnavailable, WorkerFailed) as error:
-                # The client still holds what it wrote and sends it again when it comes back.
-                _log.error("stranded_change_not_kept", document=str(self.document_id), error=repr(error))
+    async def _keep_refused(
+        self, connection: Connection, client_id: int, update: bytes, code: int, reason: str
+    ) -> None:
+        if await self._stranding.keep(connection.member.user_id, client_id, [update], BY_CODE[code].name):
+            connection.refuse(code, reason)
+            connection.read_on()
+        else:
+            # The client still holds what it wrote, and sends it again when it comes back.
+            connection.close(OVERLOADED, "what is refused cannot be kept for now")
+
+    def _strand_unsaved(self, code: int) -> None:
+        """Keep what was taken and will not be saved, also from those who have left since (R10)."""
+        by_user: dict[UserId, list[Entry]] = {}
+        for entry in self.history.unsaved():
+            if entry.user_id is not None:
+                by_user.setdefault(entry.user_id, []).append(entry)
+        for user_id, entries in by_user.items():
+            client_id = min([client for entry in entries for client, _, _ in entry.ranges] or [0])
+            updates = [entry.update for entry in entries]
+            self._own("keep unsaved updates", self._stranding.keep, user_id, client_id, updates, BY_CODE[code].name)
 
     # ------------------------------------------------------------------ relaying
 
@@ -410,14 +421,8 @@ class Room:
         if self.is_discarded:
             return
         self.is_discarded = True
-        unsaved = self.history.unsaved()
         self._services.log_writer.forget(self)
-        by_number = {connection.number: connection for connection in self.connections}
-        for entry in unsaved:
-            connection = by_number.get(entry.origin)
-            if connection is not None:
-                clients = [client for client, _, _ in entry.ranges] or [0]
-                self._own(self._strand(connection, min(clients), entry.update, code), "keep a stranded change")
+        self._strand_unsaved(code)
         for connection in self.connections:
             connection.close(code, reason)
         self._owner.discarded(self)
@@ -430,7 +435,7 @@ class Room:
         entries = self.history.foldable(self.limits.segment_bytes, self.limits.fold_entries)
         if entries:
             self._is_folding = True
-            self._own(self._fold(entries), "fold the tail")
+            self._own("fold the tail", self._fold, entries)
 
     async def _fold(self, entries: int) -> None:
         """Merge the saved beginning of the tail into segments, together with a last segment that is still small."""
@@ -466,15 +471,19 @@ class Room:
         for connection in self.connections:
             connection.sweep(now)
 
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = self.loop.create_task(self._guard(work, name), name=name)
+    def _own(
+        self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        task = self.loop.create_task(self._guard(name, work, *args, **kwargs), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    async def _guard(
+        self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """A fault in a room's own work discards that room, which is loaded again from the log; the others never notice."""
         try:
-            await work
+            await work(*args, **kwargs)
         except Exception:
             _log.exception("room_failed", document=str(self.document_id), work=name)
             self.discard(INTERNAL_ERROR, "the document is being loaded again")
