@@ -23,6 +23,7 @@ from constructure_sync.observability import configure_logging
 from constructure_sync.protocol.lib0 import Reader
 from constructure_sync.protocol.messages import update_message
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE
+from constructure_sync.replica.jobs import merge_updates
 from constructure_sync.rooms.connection import Member
 from constructure_sync.services import Services, open_services
 from constructure_sync.settings import Settings
@@ -136,7 +137,8 @@ async def record(data_dir: Path, edits: int, seed: int) -> None:
     randomness = random.Random(seed)
     settings = Settings(data_dir=data_dir, room_idle_seconds=0.01, segment_bytes=64 * 1024)
     async with open_services(settings) as services:
-        services.workers.start()
+        # A worker takes a second to start; from then on the document is compacted while clients write.
+        await services.workers.run(merge_updates, [EMPTY_UPDATE], timeout=WAIT_SECONDS)
         user, course, document_id = (UUID(int=randomness.getrandbits(128), version=4) for _ in range(3))
         await _make_course(services, UserId(user), CourseId(course), DocumentId(document_id))
         mark(COURSE_MADE)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from pycrdt import Doc, Map, TransactionEvent
@@ -29,6 +30,7 @@ class Writer:
 
     An overwritten key refers to a neighbour's struct, which the server may have lost with a crash before it was saved: then
     this client conveys it. window: edits that may wait for their receipt before the next is made.
+    on_receipt: called as soon as a receipt was read.
     """
 
     def __init__(self, name: str, randomness: random.Random, *, window: int) -> None:
@@ -36,6 +38,7 @@ class Writer:
         self.made = 0
         self.acknowledged = 0
         self.is_connected = False
+        self.on_receipt: Callable[[], None] | None = None
         self._randomness = randomness
         self._window = window
         self._doc: Doc[Map[str]] = Doc()
@@ -134,6 +137,8 @@ class Writer:
         while self._waiting and self._waiting[0][0] <= number:
             self.acknowledged = max(self.acknowledged, self._waiting.popleft()[1])
         self._progress.set()
+        if self.on_receipt is not None:
+            self.on_receipt()
 
 
 async def write_while_it_serves(writer: Writer, url: str, *, edits: int | None, pause: float) -> None:
