@@ -30,6 +30,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
 STABLE_SECONDS = 10.0  # a connection that held so long was a good one: the next back-off starts small
 WRITE_DOWN_SECONDS = 0.5
 LEAVE_SECONDS = 10.0
+HERE = {"view": "command line"}
 
 HELP = """list | add KIND TITLE | rename NODE TITLE | trash NODE | link TYPE NODE NODE | unlink EDGE | who | status | quit
 KIND: module lesson video quiz assignment. TYPE: pre seq ref. NODE, EDGE: as `list` prints them."""
@@ -91,7 +92,7 @@ class DesktopClient:
         door = await self._fresh_door()
         try:
             async with open_connection(
-                self.replica, door, lineage=self.store.fact("lineage"), on_awareness=self.presence.receive
+                self.replica, door, lineage=self.store.fact("lineage"), on_awareness=self._take_presence
             ) as connection:
                 self.connection = connection
                 self.store.remember("lineage", door.lineage)
@@ -107,12 +108,16 @@ class DesktopClient:
     async def _tell_presence(self, connection: Connection) -> SyncError:
         """Say every few seconds that somebody is here, until the line ends; return why it did."""
         while True:
-            connection.send_awareness(self.presence.announce({"view": "command line"}))
+            connection.send_awareness(self.presence.announce(HERE))
             try:
                 async with asyncio.timeout(RENEW_SECONDS):
                     return await connection.ended()
             except TimeoutError:
                 continue
+
+    def _take_presence(self, payload: bytes) -> None:
+        if self.presence.receive(payload) and self.connection is not None:
+            self.connection.send_awareness(self.presence.announce(HERE))
 
     async def _fresh_door(self) -> Door:
         if self._door is None or not self._door.is_fresh():

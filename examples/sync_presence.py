@@ -26,14 +26,20 @@ class Presence:
         content = json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode()
         return write_var_uint(1) + write_var_uint(self._client_id) + write_var_uint(self._clock) + var_bytes(content)
 
-    def receive(self, payload: bytes) -> None:
-        """Take the states of others. Raises Malformed."""
+    def receive(self, payload: bytes) -> bool:
+        """Take the states of others; True when this client is to announce itself again. Raises Malformed.
+
+        The server asks so, by saying that this client is gone, after either of the two was away: neighbours may remember a clock
+        of it, and take nothing that is not later.
+        """
+        is_asked = False
         reader = Reader(payload)
         for _ in range(min(reader.var_uint(), MAX_ENTRIES)):
             client_id, clock, content = reader.var_uint(), reader.var_uint(), reader.var_bytes()
             if client_id == self._client_id:
                 # The server may remember a later state of ours than this program does.
                 self._clock = max(self._clock, clock)
+                is_asked = is_asked or content == b"null"
                 continue
             try:
                 state = json.loads(content)
@@ -43,6 +49,7 @@ class Presence:
                 self._others[client_id] = state
             else:
                 self._others.pop(client_id, None)
+        return is_asked
 
     def forget_others(self) -> None:
         """Know of nobody: the line is gone."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,13 @@ class Program:
         except TimeoutError:
             raise AssertionError(f"it did not print {text!r}:\n{self.output}") from None
         return self.output
+
+    async def sees(self, name: str) -> None:
+        """Wait until it lists somebody as present."""
+        async with asyncio.timeout(SECONDS):
+            while not re.search(rf"^{name}$", self.output, re.MULTILINE):
+                self.type("who")
+                await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
         """Wait for its end; return the exit status."""
@@ -166,6 +174,8 @@ async def test_a_course_is_loaded_while_two_people_edit_it(
     people = [await client(server, who, course, tmp_path / f"{who.name}.db") for who in teachers]
     for person in people:
         await person.printed("online as")
+    for person, other in zip(people, ("Bo", "Ana"), strict=True):
+        await person.sees(other)
 
     loading = await Program.start(ana, "load_course.py", server.url, file, "--course", course)
     for number in range(ADDED_EACH):
@@ -177,7 +187,7 @@ async def test_a_course_is_loaded_while_two_people_edit_it(
     for person, word in zip(people, ("first", "second"), strict=True):
         await person.printed("added", ADDED_EACH)
         own = [line.split()[1] for line in person.output.splitlines() if line.startswith("added")]
-        person.type(f"rename {own[0]} {word}", f"link seq {own[0]} {own[1]}", f"trash {own[2]}", "who")
+        person.type(f"rename {own[0]} {word}", f"link seq {own[0]} {own[1]}", f"trash {own[2]}")
         await person.printed("trashed")
     for person in people:
         person.type("quit")
