@@ -4,6 +4,7 @@ The new is written before the old may go (R7): pieces are computed outside, veri
 in a transaction that is fenced on the segments it replaces. Raw rows stay for `raw_rows_seconds`, for history and repair.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class CompactionLimits:
 
 
 class Compactor:
-    """Compacts one document at a time, whenever somebody says that it may be worth it."""
+    """Compacts one document at a time, whenever somebody says that it may be worth it: each is wholly in memory meanwhile."""
 
     def __init__(
         self, log: UpdateLog, workers: Workers, limits: CompactionLimits, now: Callable[[], float] = time.time
@@ -47,18 +48,20 @@ class Compactor:
         self._stored = log
         self._workers = workers
         self._now = now
+        self._one_at_a_time = asyncio.Lock()
 
     async def compact_if_worth(self, document_id: DocumentId) -> bool:
         """Compact a document if enough has come since the last time; True when it was done. Failures leave the log as it is."""
         try:
-            stored = await self._stored.load(document_id)
-            if stored is None or not self._is_worth(stored):
-                return False
-            is_done = await self._compact(stored)
-            await self._stored.purge_covered(
-                document_id, self._now() - self.limits.raw_rows_seconds, self.limits.purge_rows
-            )
-        except (StorageUnavailable, ConstructureError) as error:
+            async with self._one_at_a_time, asyncio.timeout(self.limits.timeout):
+                stored = await self._stored.load(document_id)
+                if stored is None or not self._is_worth(stored):
+                    return False
+                is_done = await self._compact(stored)
+                await self._stored.purge_covered(
+                    document_id, self._now() - self.limits.raw_rows_seconds, self.limits.purge_rows
+                )
+        except (StorageUnavailable, ConstructureError, TimeoutError) as error:
             COMPACTIONS.labels("failed").inc()
             _log.error("compaction_failed", document=str(document_id), error=repr(error))
             return False

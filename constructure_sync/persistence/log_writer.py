@@ -1,8 +1,8 @@
 """Group commit: everything pending of all rooms in one transaction; the next batch gathers while one is being committed.
 
 Between rooms (which hold what is unsaved) and the store (which makes it durable). A later batch of a document never commits before
-an earlier one, because there is one batch at a time. What fails is tried again with the same commit ids, so a commit whose result
-is unknown is not made twice (storage contract UL4).
+an earlier one: there is one batch at a time, and a document whose append has failed gives no other until that one is decided. What
+fails is tried again with the same commit id, so a commit whose result is unknown is not made twice (storage contract UL4).
 """
 
 import asyncio
@@ -58,6 +58,19 @@ class CommitLimits:
     max_retry_delay: float = 5.0
 
 
+_FAILURES_TOLD = 3
+"""So many documents failing one after the other, and no other succeeding: the log is away, not a document locked."""
+
+
+@dataclass(slots=True)
+class _Late:
+    """An append that has failed. due: when it is tried again; delay: how long it waited for that."""
+
+    append: Append
+    due: float
+    delay: float
+
+
 class LogWriter:
     """The one task of an instance that appends to the log."""
 
@@ -69,6 +82,8 @@ class LogWriter:
         self._loop = loop
         self._random = randomness
         self._dirty: dict[Journal, None] = {}
+        self._late: dict[Journal, _Late] = {}
+        self._news = asyncio.Event()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -90,13 +105,16 @@ class LogWriter:
         self._unsaved_bytes += new_bytes
         self._unsaved[journal] = self._unsaved.get(journal, 0) + new_bytes
         self._dirty[journal] = None
+        self._news.set()
         if not self._work.is_set():
             self._work.set()
             self._idle.clear()
 
     def forget(self, journal: Journal) -> None:
-        """A room is discarded: what it has not saved and not handed over will not be saved."""
+        """A room is discarded: what it has not saved will not be saved, unless that is just being done."""
         self._dirty.pop(journal, None)
+        self._late.pop(journal, None)
+        self._news.set()
         self._unsaved_bytes -= self._unsaved.pop(journal, 0)
 
     def _account(self, journal: Journal, size: int) -> None:
@@ -116,15 +134,27 @@ class LogWriter:
         """Commit for ever; cancelled by its owner once `flushed`."""
         while True:
             await self._work.wait()
+            self._news.clear()
             started = self._loop.time()
-            await self._commit(self._gather())
+            for batch in (self._gather(), self._gather_late()):
+                await self._commit(batch)
             UNSAVED_BYTES.set(self._unsaved_bytes)
-            if not self._dirty:
+            if not self._dirty and not self._late:
                 self._work.clear()
                 self._idle.set()
             pause = self._limits.interval - (self._loop.time() - started)
             if pause > 0:
                 await asyncio.sleep(pause)
+            if self._late and self._dirty.keys() <= self._late.keys():
+                await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Only documents that have failed are left: wait until one is due, or another has something new."""
+        try:
+            async with asyncio.timeout_at(min(late.due for late in self._late.values())):
+                await self._news.wait()
+        except TimeoutError:
+            pass
 
     def _gather(self) -> dict[Journal, Append]:
         """Take what is pending out first; what comes during the commit belongs to the next batch."""
@@ -133,6 +163,8 @@ class LogWriter:
         for journal in list(self._dirty):
             if updates <= 0 or size <= 0:
                 break
+            if journal in self._late:
+                continue
             del self._dirty[journal]
             append = journal.next_append(updates, size)
             if append is not None:
@@ -141,20 +173,37 @@ class LogWriter:
                 size -= _size(append)
         return batch
 
+    def _gather_late(self) -> dict[Journal, Append]:
+        """Take out those that have failed and are due: never together with others, whose commit they would spoil."""
+        now = self._loop.time()
+        return {journal: late.append for journal, late in self._late.items() if late.due <= now}
+
     async def _commit(self, batch: dict[Journal, Append]) -> None:
-        delay = self._limits.retry_delay
-        while batch:
-            await self._append(batch)
-            if batch and len(batch) > 1:
-                # One document that cannot be locked must not hold back the receipts of all the others.
-                for journal, append in list(batch.items()):
-                    alone = {journal: append}
-                    await self._append(alone)
-                    if not alone:
-                        del batch[journal]
-            if batch:
-                await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, self._limits.max_retry_delay)
+        """Append a batch; document by document when that fails, since one that cannot be locked must not hold back the others."""
+        if not batch:
+            return
+        await self._append(batch)
+        failed, is_any_saved = 0, False
+        for journal, append in list(batch.items()) if len(batch) > 1 else []:
+            alone = {journal: append}
+            await self._append(alone)
+            if alone:
+                failed += 1
+            else:
+                is_any_saved = True
+                del batch[journal]
+            if failed >= _FAILURES_TOLD and not is_any_saved:
+                break
+        for journal, append in batch.items():
+            self._put_off(journal, append)
+
+    def _put_off(self, journal: Journal, append: Append) -> None:
+        if journal not in self._unsaved:
+            return  # forgotten meanwhile
+        late = self._late.get(journal)
+        delay = self._limits.retry_delay if late is None else min(late.delay * 2, self._limits.max_retry_delay)
+        due = self._loop.time() + delay * self._random.uniform(0.5, 1.0)
+        self._late[journal] = _Late(append, due, delay)
 
     async def _append(self, batch: dict[Journal, Append]) -> None:
         """Append the batch and take from it what is decided; on failure it stays as it is, for another try."""
@@ -181,6 +230,7 @@ class LogWriter:
         for journal, append in list(batch.items()):
             result = decided[append.document_id]
             del batch[journal]
+            self._late.pop(journal, None)
             self._account(journal, _size(append))
             if isinstance(result, Appended):
                 journal.saved(append, result)

@@ -38,7 +38,8 @@ class Witness:
     def __init__(self, world: "World") -> None:
         self._world = world
         self.committed: dict[DocumentId, Known] = {}
-        self.writers: set[UserId] = set()
+        self.writers: set[UserId] = set()  # who ever had the right to write
+        self.authors: set[UserId] = set()  # whose updates are in a log
         self._seen: dict[Wire, _Seen] = {}
         self._relayed: dict[Room, set[bytes]] = {}
 
@@ -151,8 +152,10 @@ class Witness:
                 if part.missing:
                     self._world.fail("R2", f"the log has a gap: {part.missing}")
                 known.add(part)
-                if update.user_id is not None and not self._world.may_have_written(update.user_id):
-                    self._world.fail("R10", "a reader's write is in the log")
+                if update.user_id is not None:
+                    self.authors.add(update.user_id)
+        if not self.authors <= self.writers:
+            self._world.fail("R10", "a reader's write is in the log")
 
     async def compare(self, document_id: DocumentId) -> None:
         """Whatever segments were put over rows and whatever rows were purged: the log holds all it held (R7)."""

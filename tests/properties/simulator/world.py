@@ -15,7 +15,7 @@ from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import read_update
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.room import Room
-from schemas.ids import DocumentId, UserId
+from schemas.ids import DocumentId
 from storage.contracts import Append
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 from tests.properties.simulator.client import Client
@@ -74,6 +74,7 @@ class World:
                 updates_while_open=choice((8, 20_000)),
                 segment_bytes=choice((100, 2**18)),
                 raw_rows_seconds=choice((0.0, 90 * 86_400.0)),
+                timeout=20.0,
             ),
         )
 
@@ -155,10 +156,6 @@ class World:
         if isinstance(client, Client) and client.wire is wire and client.is_open:
             return client.writes[number - 1].clocks
         return {}
-
-    def may_have_written(self, user_id: UserId) -> bool:
-        """Whether a user ever had the right to write."""
-        return user_id in self.witness.writers
 
     def is_repeated(self, append: Append) -> bool:
         """Whether an append was there before (UL4); remembers it."""
