@@ -1,0 +1,40 @@
+"""docs/operations.md lists every metric, as the code has it, and every command."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from constructure_sync import cli, observability
+
+
+def section(repository: Path, page: str, heading: str) -> str:
+    """The text under a heading, up to the next one of any level."""
+    text = (repository / "docs" / page).read_text(encoding="utf-8")
+    return re.split(r"^#+ ", text.split(f"\n{heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """The rows of a Markdown table whose first cell is code."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+def test_every_metric_is_documented_as_it_is(repository: Path) -> None:
+    expected = []
+    for metric in vars(observability).values():
+        if isinstance(metric, Counter | Gauge | Histogram):
+            (family,) = metric.describe()
+            name = family.name + ("_total" if isinstance(metric, Counter) else "")
+            labels = ", ".join(metric._labelnames) or "–"
+            expected.append((f"`{name}`", family.type, labels, family.documentation))
+
+    assert rows(section(repository, "operations.md", "## Metrics")) == expected
+
+
+def test_every_command_is_documented(repository: Path) -> None:
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
+
+    documented = {row[0].strip("`").split()[1] for row in rows(section(repository, "operations.md", "## Running"))}
+
+    assert documented == commands
