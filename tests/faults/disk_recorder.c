@@ -30,6 +30,7 @@ enum { MAX_FDS = 4096, MAX_FILES = 4096 };
 static const char *folder;
 static size_t folder_length;
 static int trace = -1;
+static pid_t owner;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t file_of_fd[MAX_FDS];
 static char *folder_of_fd[MAX_FDS]; /* relative name of the open folder; "" is the recorded folder itself */
@@ -51,6 +52,7 @@ __attribute__((constructor)) static void start(void) {
     folder = getenv("RECORDED_FOLDER");
     if (!path || !folder) return;
     folder_length = strlen(folder);
+    owner = getpid();
     trace = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (trace < 0) fail("disk recorder: the trace cannot be opened\n");
 }
@@ -130,7 +132,8 @@ OPEN(open64)
 
 int close(int fd) {
     REAL(int, "close", int);
-    if (fd >= 0 && fd < MAX_FDS) {
+    /* A child between vfork and exec closes its own descriptors, but the memory is still its parent's. */
+    if (fd >= 0 && fd < MAX_FDS && getpid() == owner) {
         pthread_mutex_lock(&lock);
         file_of_fd[fd] = 0;
         free(folder_of_fd[fd]);
