@@ -105,7 +105,7 @@ class DesktopClient:
             self.connection = None
             self.presence.forget_others()
 
-    async def _tell_presence(self, connection: Connection) -> SyncError:
+    async def _tell_presence(self, connection: Connection) -> Exception:
         """Say every few seconds that somebody is here, until the line ends; return why it did."""
         while True:
             connection.send_awareness(self.presence.announce(HERE))

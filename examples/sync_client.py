@@ -199,7 +199,7 @@ class Connection:
         self._writes = 0
         self._acknowledged = 0
         self._unacknowledged: deque[tuple[int, int]] = deque()  # (write message, newest local number it holds)
-        self._failure: SyncError | None = None
+        self._failure: Exception | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -227,7 +227,7 @@ class Connection:
         """Wait until at most so many writes are unconfirmed, so that a long job does not pile up."""
         await self.wait_for(lambda: self.unacknowledged <= messages)
 
-    async def ended(self) -> SyncError:
+    async def ended(self) -> Exception:
         """Wait until the line ends and return why."""
         while self._failure is None:
             self._changed.clear()
@@ -262,7 +262,7 @@ class Connection:
             self._outbox.append(message)
             self._changed.set()
 
-    def fail(self, failure: SyncError) -> None:
+    def fail(self, failure: Exception) -> None:
         """Note why the line ended and wake whoever waits."""
         self._failure = self._failure or failure
         self._changed.set()
@@ -358,10 +358,10 @@ async def _guard(connection: Connection, work: Any) -> None:
     """Run one direction of a connection; whatever ends it is told to those who wait."""
     try:
         await work
-    except SyncError as error:
-        connection.fail(error)
     except ConnectionClosed as error:
         if error.rcvd is None:
             connection.fail(Unreachable("the line broke"))
         else:
             connection.fail(Refused(error.rcvd.code, "closed", error.rcvd.reason))
+    except Exception as error:  # also that of a journal, such as a full disk: whoever waits must hear of it
+        connection.fail(error)

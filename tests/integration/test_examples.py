@@ -231,12 +231,13 @@ async def test_edits_made_offline_and_through_a_crash_of_the_server_arrive(tmp_p
         store = tmp_path / "ana.db"
 
         offline = await client(server, ana, course, store, "--offline")
-        offline.type("add lesson made offline", "quit")
-        assert await offline.ended() == 0, offline.output
-        assert "1 edit not saved yet, kept in" in offline.output
+        offline.type("add lesson made offline")
+        await offline.printed("added")
+        offline.process.kill()
+        await offline.ended()
 
         online = await client(server, ana, course, store)
-        await online.printed("online as owner: 1 nodes")
+        await online.printed("online as owner: 1 nodes, 1 edit to save")
         await online.printed("everything is saved")
         server.kill()
         await online.printed("next attempt in")
@@ -272,6 +273,25 @@ async def test_a_reader_is_told_and_keeps_what_it_wrote(
     assert await program.ended() == 1
     assert "1 edit not saved yet, kept in" in program.output
     assert (await fresh(server, ana, course))["nodes"] == {}
+
+
+class FullDisk(CountingJournal):
+    """A journal that can keep nothing more."""
+
+    def append(self, update: bytes, *, is_local: bool) -> int:
+        raise OSError("no space left")
+
+
+async def test_a_journal_that_fails_ends_the_line(server: ServerProcess, teachers: tuple[Account, Account]) -> None:
+    ana, _ = teachers
+    course = server.create_course(ana, "A course")
+    door = await asyncio.to_thread(Caller(server.url, ana.email, ana.password).connect, course)
+    replica = Replica(FullDisk())
+
+    async with asyncio.timeout(SECONDS), open_connection(replica, door) as connection:
+        with pytest.raises(OSError, match="no space left"):
+            await connection.synced()
+    replica.close()
 
 
 async def test_a_store_has_one_program_and_one_course(
