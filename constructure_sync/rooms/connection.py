@@ -62,6 +62,7 @@ class Connection:
         "_fruitless",
         "_holds",
         "_is_told",
+        "_must_ask_presence",
         "_must_tell_all",
         "_on_end",
         "_receipt_due",
@@ -104,6 +105,7 @@ class Connection:
         self._asked = False
         self._fruitless: frozenset[tuple[int, int]] = frozenset()
         self._must_tell_all = False
+        self._must_ask_presence = False
         self._receipt_due = 0
         self._holds = 0
         self._is_told = False
@@ -142,6 +144,9 @@ class Connection:
             self._must_tell_all = False
             for payload in self.room.presence.everyone_and_gone():
                 self._write(frame(awareness_message(payload)))
+        if self._must_ask_presence:
+            self._must_ask_presence = False
+            self.ask_presence()
         if self._receipt_due:
             self.send_receipt(0)
         self.catch_up()
@@ -187,7 +192,7 @@ class Connection:
             raise ProtocolViolation("an awareness message is too large", TOO_LARGE)
         answer = self.room.presence.receive(self.attendee, payload, self.room.now())
         if answer is not None:
-            self._write(frame(awareness_message(answer)))
+            self._tell_presence(awareness_message(answer))
         self.room.presence_changed()
 
     # ------------------------------------------------------------------ our questions
@@ -273,7 +278,7 @@ class Connection:
             elif not (isinstance(piece, Entry) and piece.origin == self.number):
                 self._write(piece.framed)
                 sent += len(piece.framed)
-        if state_vector is not None:
+        if state_vector is not None and not self.is_congested:
             # Last, so that a client counts as synced only when it has everything (y-websocket: first SyncStep2).
             self._state_vector = None
             self._write(history.deletes_frame() if self._withheld else EMPTY_STEP2)
@@ -286,7 +291,10 @@ class Connection:
     # ------------------------------------------------------------------ the control box
 
     def tell_presence(self) -> None:
-        """Tell everyone's presence."""
+        """Tell everyone's presence; to a connection that is congested later, once, however often it asks (R4)."""
+        if self.is_congested:
+            self._must_tell_all = True
+            return
         for payload in self.room.presence.everyone():
             self._write(frame(awareness_message(payload)))
 
@@ -294,7 +302,14 @@ class Connection:
         """Have the client announce itself again: y-protocols does so when it is told that it is gone."""
         nulls = self.room.presence.own_nulls(self.attendee)
         if nulls is not None:
-            self._write(frame(awareness_message(nulls)))
+            self._tell_presence(awareness_message(nulls))
+
+    def _tell_presence(self, message: bytes) -> None:
+        """Tell the client that it is gone, so that it announces itself; one that is congested once it takes bytes again."""
+        if self.is_congested:
+            self._must_tell_all = self._must_ask_presence = True
+        else:
+            self._write(frame(message))
 
     def presence_frames(self, frames: bytes) -> None:
         """Relay presence; a connection that is congested is told everything once it takes bytes again."""

@@ -10,32 +10,29 @@ class Receipts:
     client has answered the SyncStep1 that the gap caused: then all that it can give is in the history.
     """
 
-    __slots__ = ("_due", "_gaps", "counted", "given")
+    __slots__ = ("_due", "_has_gap", "counted", "given")
 
     def __init__(self) -> None:
         self.counted = 0
         self.given = 0
         self._due: deque[list[int]] = deque()  # [message number, position to be saved; -1 while a gap is open]
-        self._gaps = 0
+        self._has_gap = False
 
     def note(self, position: int, *, gap: bool = False) -> None:
         """Count one write message. position: the history's head after it was taken (also when it held nothing new: R11)."""
         self.counted += 1
-        if gap:
-            self._gaps += 1
-            self._due.append([self.counted, -1])
-        elif self._due and self._due[-1][1] == position:
-            self._due[-1][0] = self.counted
+        due = -1 if gap else position
+        self._has_gap = self._has_gap or gap
+        if self._due and self._due[-1][1] in (due, -1):
+            self._due[-1][0] = self.counted  # behind an open gap nothing can be told anyway
         else:
-            self._due.append([self.counted, position])
+            self._due.append([self.counted, due])
 
     def close_gaps(self, position: int) -> None:
         """The client has given what it can: messages that waited for a gap are due when `position` is saved."""
-        if self._gaps:
-            for due in self._due:
-                if due[1] < 0:
-                    due[1] = position
-            self._gaps = 0
+        if self._has_gap:
+            self._due[-1][1] = position  # an open gap is always the last: whatever came behind it waits with it
+            self._has_gap = False
 
     def saved(self, position: int) -> int:
         """Return how many of the first messages are saved now if that is more than was given before, else 0."""

@@ -64,12 +64,17 @@ class Rooms:
             if loading is None:
                 loading = self._services.loop.create_task(self._load(document_id), name="load a room")
                 self._loading[document_id] = loading
-                loading.add_done_callback(lambda _: self._loading.pop(document_id, None))
+                loading.add_done_callback(lambda done: self._loaded(document_id, done))
             # A caller that goes away must not take the load from the others.
             room = await asyncio.shield(loading)
         if not room.connections:
             self.emptied(room)
         return room
+
+    def _loaded(self, document_id: DocumentId, loading: asyncio.Task[Room]) -> None:
+        del self._loading[document_id]
+        if not loading.cancelled():
+            loading.exception()  # seen, even if everyone who waited has gone
 
     async def _load(self, document_id: DocumentId) -> Room:
         ROOMS.labels("loading").inc()
@@ -84,6 +89,7 @@ class Rooms:
         room = Room(document_id, history, stored.commit, self._services, self)
         self._rooms[document_id] = room
         ROOMS.labels("live").inc()
+        self.emptied(room)  # should nobody come who waited for it
         return room
 
     async def _history(self, stored: StoredDocument) -> History:
@@ -110,10 +116,11 @@ class Rooms:
         return history
 
     def join(self, room: Room, member: Member, socket: Socket, on_end: Callable[[], None]) -> Connection:
-        """Let a client into a room that `open` gave."""
-        eviction = self._evictions.pop(room.document_id, None)
-        if eviction is not None:
-            eviction.cancel()
+        """Let a client into a room that `open` gave. If that has gone meanwhile, the client is sent to the one that comes next."""
+        if self._rooms.get(room.document_id) is room:
+            eviction = self._evictions.pop(room.document_id, None)
+            if eviction is not None:
+                eviction.cancel()
         return room.join(member, socket, on_end)
 
     # ------------------------------------------------------------------ from rooms
@@ -147,6 +154,7 @@ class Rooms:
             self.emptied(room)
             return
         self._forget(room)
+        room.retire()
         if not self._is_draining:
             self._own("compact after closing", self._compactor.compact_if_worth, room.document_id)
 
@@ -179,18 +187,30 @@ class Rooms:
         self._is_draining = True
         try:
             async with asyncio.timeout(time_limit):
-                await self._services.log_writer.flushed()
+                await self._all_saved()
+                self._send_away()
+                await self._all_saved()
         except TimeoutError:
             _log.error("not_all_saved", unsaved_bytes=self._services.log_writer.unsaved_bytes)
+        self._send_away()
         for room in [*self._rooms.values(), *self._discarded]:
-            for connection in room.connections:
-                connection.close(RESTART, "the instance is stopping")
             await room.stop()
         for eviction in self._evictions.values():
             eviction.cancel()
         for task in [*self._tasks, *self._loading.values()]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._loading.values(), return_exceptions=True)
+
+    async def _all_saved(self) -> None:
+        """Wait until what is being read is taken, what is refused is kept, and what is taken is saved."""
+        for room in [*self._rooms.values(), *self._discarded]:
+            await room.settled()
+        await self._services.log_writer.flushed()
+
+    def _send_away(self) -> None:
+        for room in self._rooms.values():
+            for connection in room.connections:
+                connection.close(RESTART, "the instance is stopping")
 
     def _own(
         self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs

@@ -427,6 +427,10 @@ class Room:
             connection.close(code, reason)
         self._owner.discarded(self)
 
+    def retire(self) -> None:
+        """The room was clean and empty and is no longer there: who was about to join is sent to the one that comes next."""
+        self.is_discarded = True
+
     # ------------------------------------------------------------------ upkeep
 
     def _fold_if_due(self) -> None:
