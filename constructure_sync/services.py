@@ -1,6 +1,7 @@
 """The only place that chooses implementations: from the settings, everything that one instance runs on."""
 
 import asyncio
+import ipaddress
 import random
 import re
 from collections import Counter
@@ -190,6 +191,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             max_sockets=settings.max_connections,
             max_sockets_per_address=settings.max_connections_per_address,
             stuck_timeout=settings.stuck_socket_seconds,
+            trusted_proxies=tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies),
         )
         acceptor = Acceptor(gate.admit, Origins(settings), sockets)
         async with asyncio.TaskGroup() as tasks:

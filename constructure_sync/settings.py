@@ -114,14 +114,20 @@ class Settings(BaseSettings):
     in_flight_bytes: int = Field(
         128 * MIB,
         ge=MIB,
-        description="Large frames received and not yet taken, over all connections, in bytes; at the bound reading "
-        "pauses.",
+        description="Large frames received and not yet taken, over all connections, in bytes; at the bound the "
+        "next is sent away with 1013.",
     )
     worker_frame_bytes: int = Field(
         64 * KIB,
         ge=KIB,
         description="Frames above this many bytes are read in a worker while their socket pauses. Higher: longer "
         "pauses of the event loop.",
+    )
+
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of proxies whose X-Forwarded-For is believed, separated by commas. Empty: "
+        "everybody behind a proxy counts as one address.",
     )
 
     room_idle_seconds: float = Field(
@@ -186,6 +192,21 @@ class Settings(BaseSettings):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f'"{origin}" is no origin; an example: https://courses.example.org')
         return tuple(origin.lower() for origin in value)
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(f'"{network}" is no address or network; an example: 10.0.0.0/8') from None
+        return value
 
     @field_validator("bus_url")
     @classmethod

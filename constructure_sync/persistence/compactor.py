@@ -55,17 +55,19 @@ class Compactor:
         try:
             async with self._one_at_a_time, asyncio.timeout(self.limits.timeout):
                 stored = await self._stored.load(document_id)
-                if stored is None or not self._is_worth(stored):
+                if stored is None:
                     return False
-                is_done = await self._compact(stored)
-                await self._stored.purge_covered(
-                    document_id, self._now() - self.limits.raw_rows_seconds, self.limits.purge_rows
-                )
+                is_worth = self._is_worth(stored)
+                is_done = is_worth and await self._compact(stored)
+                if is_done or stored.segments:
+                    before = self._now() - self.limits.raw_rows_seconds
+                    await self._stored.purge_covered(document_id, before, self.limits.purge_rows)
         except (StorageUnavailable, ConstructureError, TimeoutError) as error:
             COMPACTIONS.labels("failed").inc()
             _log.error("compaction_failed", document=str(document_id), error=repr(error))
             return False
-        COMPACTIONS.labels("done" if is_done else "overtaken").inc()
+        if is_worth:
+            COMPACTIONS.labels("done" if is_done else "overtaken").inc()
         return is_done
 
     def _is_worth(self, stored: StoredDocument) -> bool:
