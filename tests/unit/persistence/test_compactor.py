@@ -243,6 +243,20 @@ def test_raw_rows_stay_for_their_time_and_go_then() -> None:
     on_bench(body)
 
 
+def test_raw_rows_of_a_document_at_rest_go_too() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.write(edits(10))
+        compactor = bench.compactor()
+        await compactor.compact_if_worth(DOCUMENT)
+        before = await bench.stored()
+        await asyncio.sleep(101.0)
+        assert not await compactor.compact_if_worth(DOCUMENT)
+        assert await bench.log.history(DOCUMENT, Seq(1), Seq(10)) == []
+        assert content(await bench.stored()) == content(before)
+
+    on_bench(body)
+
+
 def test_a_document_that_is_gone_is_left_alone() -> None:
     async def body(bench: Bench) -> None:
         assert not await bench.compactor().compact_if_worth(DOCUMENT)

@@ -39,6 +39,7 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
+        ("TRUSTED_PROXIES", "10.0.0.0/8, proxy", 'CONSTRUCTURE_TRUSTED_PROXIES: "proxy" is no address or network'),
         ("BUS_URL", "kafka://host", 'CONSTRUCTURE_BUS_URL: unknown scheme "kafka"; known: local'),
         ("DATABASE_URL", "mysql://host/db", 'CONSTRUCTURE_DATABASE_URL: unknown scheme "mysql"; known: sqlite'),
         ("PUBLIC_URL", "courses.example.org", "CONSTRUCTURE_PUBLIC_URL: must be http"),
