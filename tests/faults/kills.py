@@ -32,6 +32,7 @@ STAYING_PAUSE, VISITING_PAUSE = 0.02, 0.4  # seconds between two connections, at
 SHORT_LIFE, LONG_LIFE = (0.05, 1.0), (1.0, 4.0)  # seconds from ready to the kill
 LONG_LIFE_EACH: Final = 3  # workers need a second to start, so a short life sees no compaction
 KILLS_PER_COURSE: Final = 8
+KILLS_PER_LINE: Final = 10
 PROGRESS_SECONDS: Final = 60.0
 
 
@@ -113,7 +114,8 @@ class _KillLoop:
         await asyncio.to_thread(self.server.start)
         for kill in range(1, kills + 1):
             if kill % KILLS_PER_COURSE == 1:
-                await self._change_courses()
+                await self._finish_courses()
+                self._groups = await asyncio.to_thread(self._open_courses)
             async with self._writing():
                 life = SHORT_LIFE if kill % LONG_LIFE_EACH else LONG_LIFE
                 await asyncio.sleep(self._randomness.uniform(*life))
@@ -124,7 +126,9 @@ class _KillLoop:
             # The copy is read while the server recovers the original; no client is there before both are done.
             reading = check_log(self._copy, {group.course: group.acknowledged() for group in self._groups})
             await asyncio.gather(asyncio.to_thread(self.server.start), reading)
-        await self._change_courses()
+            if kill % KILLS_PER_LINE == 0:
+                print(f"{kill} kills, {self.acknowledged} acknowledged edits, none lost", flush=True)
+        await self._finish_courses()
         await asyncio.to_thread(self.server.stop)
         copy_log(self.server.data_dir, self._copy)
         return await check_log(self._copy, {group.course: group.acknowledged() for group in self._earlier})
@@ -154,12 +158,12 @@ class _KillLoop:
         await asyncio.to_thread(self.server.kill)
         await _until(lambda: not any(writer.is_connected for writer in self._writers()))
 
-    async def _change_courses(self) -> None:
-        """Have the writers come back once more and give what is not saved yet; then begin new courses with new writers."""
-        for group in self._groups:
-            await asyncio.gather(*(writer.write(group.url, edits=0) for writer in group.writers))
-        self._earlier += self._groups
-        self._groups = await asyncio.to_thread(self._open_courses)
+    async def _finish_courses(self) -> None:
+        """Have all writers come back once more and give what is not saved yet."""
+        async with asyncio.timeout(PROGRESS_SECONDS):
+            for group in self._groups:
+                await asyncio.gather(*(writer.write(group.url, edits=0) for writer in group.writers))
+        self._earlier, self._groups = self._earlier + self._groups, []
 
     def _open_courses(self) -> list[Group]:
         account = self.server.register("writer")

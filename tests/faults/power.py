@@ -139,7 +139,7 @@ async def cut_power(folder: Path, recording: Recording, *, cuts: int, seed: int)
             faults.append(f"cut {moment}: {found}")
         lost = _missing(stored, promised)
         if lost:
-            losses.append(f"cut {moment}: {len(lost)} promised edits are gone, such as {lost[0]}")
+            losses.append(f"cut {moment}: {len(lost)} promised things are gone, such as {lost[0]}")
     promised.pop(COURSE_MADE, None)
     return CutReport(cuts, tuple(losses), tuple(faults), compacted, sum(promised.values()))
 
@@ -223,5 +223,5 @@ def _print(synchronous: str, recording: Recording, report: CutReport, seconds: f
     )
     print(f"  cuts: {report.cuts}, of which {report.compacted} left a compacted document")
     print(f"  cuts that lost promised edits: {len(report.losses)}; damaged: {len(report.faults)}; {seconds:.0f} s")
-    for line in (*report.losses[:3], *report.faults[:3]):
+    for line in (*report.losses[-3:], *report.faults[-3:]):
         print(f"    {line}")
