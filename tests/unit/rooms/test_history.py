@@ -1,0 +1,105 @@
+"""The history of a room: positions that last, folding, and what its prefixes hold."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from constructure_sync.protocol.known import Known
+from constructure_sync.replica.jobs import fold
+from constructure_sync.rooms.history import History, covers
+from schemas.ids import Seq
+from tests.unit.rooms.bench import edits
+
+
+def history_of(updates: Sequence[bytes], saved: int) -> History:
+    history = History()
+    for update in updates:
+        history.append(history.known.close(update), 1, None, 0.0)
+    history.mark_saved(saved, Seq(saved))
+    return history
+
+
+def contents(history: History) -> list[bytes]:
+    return [history.piece(position).update for position in range(history.first, history.head)]
+
+
+@pytest.mark.parametrize(
+    ("state_vector", "ranges", "is_covered"),
+    [
+        ({}, [], True),
+        ({}, [(1, 0, 1)], False),
+        ({1: 4}, [(1, 0, 4)], True),
+        ({1: 4}, [(1, 0, 5)], False),
+        ({1: 9, 2: 1}, [(1, 0, 5), (2, 0, 2)], False),
+    ],
+)
+def test_a_state_vector_covers_what_ends_below_it(
+    state_vector: dict[int, int], ranges: list[tuple[int, int, int]], is_covered: bool
+) -> None:
+    assert covers(state_vector, ranges) is is_covered
+
+
+def test_positions_of_updates_last_and_unsaved_ones_are_the_last() -> None:
+    updates = edits(5)
+    history = history_of(updates, saved=3)
+    assert contents(history) == updates
+    assert [entry.update for entry in history.unsaved()] == updates[3:]
+    assert (history.first, history.head) == (0, 5)
+    with pytest.raises(IndexError):
+        history.piece(5)
+    with pytest.raises(IndexError):
+        history.piece(-1)
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 60, 10_000])
+def test_folding_keeps_content_order_and_the_positions_of_the_tail(segment_bytes: int) -> None:
+    updates = edits(8)
+    history = history_of(updates, saved=6)
+    folded = history.fold(0, 5, fold(updates[:5], segment_bytes))
+    assert contents(history)[-3:] == updates[5:]
+    assert (history.head, history.tail_start) == (8, 5)
+    assert [history.piece(position).update for position in (5, 6, 7)] == updates[5:]
+    assert history.size == sum(len(piece) for piece in contents(history))
+    known = Known()
+    for update in contents(history):
+        part = known.close(update)
+        assert not part.missing
+        known.add(part)
+    assert known.clocks == history.known.clocks
+    assert history.segments[-1].last == Seq(5)
+    assert [history.moved(position, folded) for position in (5, 6, 8)] == [5, 6, 8]
+
+
+def test_a_cursor_inside_what_was_folded_takes_it_again_from_its_beginning() -> None:
+    updates = edits(10)
+    history = history_of(updates, saved=10)
+    history.fold(0, 4, fold(updates[:4], 60))
+    segments = len(history.segments)
+    assert segments > 1
+    before = {history.first + index: index for index in range(segments + 6)}
+    folded = history.fold(segments - 1, 3, fold(contents(history)[segments - 1 : segments + 3], 10_000))
+    for position, index in before.items():
+        moved = history.moved(position, folded)
+        if index <= segments - 1:
+            assert moved == history.first + index
+        elif index < segments + 3:
+            assert moved == history.first + segments - 1
+        else:
+            assert moved == position
+
+
+def test_a_cursor_that_is_not_set_stays_so() -> None:
+    updates = edits(4)
+    history = history_of(updates, saved=4)
+    folded = history.fold(0, 4, fold(updates, 10_000))
+    assert history.moved(-(2**62), folded) == -(2**62)
+
+
+def test_only_saved_updates_are_foldable() -> None:
+    history = history_of(edits(10), saved=4)
+    assert history.foldable(1, 1000) == 4
+    assert history.foldable(10_000, 1000) == 0
+    assert history.foldable(10_000, 4) == 4
+    assert history_of(edits(10), saved=0).foldable(1, 1) == 0
+    history.fold(0, 4, fold(contents(history)[:4], 10_000))
+    assert history.foldable(1, 1) == 0
