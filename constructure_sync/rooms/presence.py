@@ -122,13 +122,14 @@ class Presence:
                 PRESENCE_RECEIVED.labels("foreign").inc()
                 return None
             if attendee.number > present.owner.number:
-                present.owner.ids.discard(entry.client_id)
                 self._must_call_roll = self._must_call_roll or is_greeting
             else:
                 owner = present.owner  # two sockets of one client: the end of the older one must not remove it
         elif entry.clock < present.entry.clock or (entry.clock == present.entry.clock and entry.state != GONE):
             return None
         self._store(attendee, owner, entry, now)
+        if present is not None and present.owner is not owner:
+            present.owner.ids.discard(entry.client_id)
         return AwarenessEntry(entry.client_id, entry.clock, GONE) if is_greeting and entry.state != GONE else None
 
     def call_roll(self, now: float) -> bool:
