@@ -33,6 +33,7 @@ class Line(asyncio.Protocol):
     def __init__(self, on_message: Callable[[bytes], None] | None = None) -> None:
         self.messages: list[bytes] = []
         self.code: int | None = None
+        self.pongs = 0
         self._on_message = on_message or self.messages.append
         self._buffer = bytearray()
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -106,6 +107,8 @@ class Line(asyncio.Protocol):
             position = start + size
             if opcode == BINARY:
                 self._on_message(payload)
+            elif opcode == PONG:
+                self.pongs += 1
             elif opcode == PING:
                 self.send_frame(client_frame(PONG, payload))
             elif opcode == CLOSE and self.code is None:

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
-import psutil
 import pytest
 
 from constructure_sync.protocol.closes import VIOLATION
@@ -12,6 +11,7 @@ from constructure_sync.protocol.lib0 import var_bytes, var_string
 from constructure_sync.protocol.messages import update_message
 from tests.hostile.line import Line
 from tests.hostile.malformed import CASES, OURS, Case, one
+from tests.hostile.memory import resident_bytes
 from tests.hostile.room import Room, furnished
 from tests.server_process import Account, ServerProcess
 from tests.unit.protocol.updates import gc, section, text, uints, update
@@ -34,9 +34,9 @@ def owner(server: ServerProcess) -> Account:
 async def room(server: ServerProcess, owner: Account) -> AsyncIterator[Room]:
     """One room for all cases: whatever an attack leaves behind meets the next one."""
     async with furnished(server, owner) as opened:
-        before = psutil.Process(server.pid).memory_info().rss
+        before = resident_bytes(server.pid)
         yield opened
-        assert psutil.Process(server.pid).memory_info().rss - before < MOST_GROWTH
+        assert resident_bytes(server.pid) - before < MOST_GROWTH
         assert "Traceback" not in server.output
         assert "PanicException" not in server.output
 
