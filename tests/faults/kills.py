@@ -124,8 +124,11 @@ class _KillLoop:
             self.in_flight.append(sum(writer.in_flight for writer in self._writers()))
             copy_log(self.server.data_dir, self._copy)
             # The copy is read while the server recovers the original; no client is there before both are done.
-            reading = check_log(self._copy, {group.course: group.acknowledged() for group in self._groups})
-            await asyncio.gather(asyncio.to_thread(self.server.start), reading)
+            restart = asyncio.create_task(asyncio.to_thread(self.server.start))
+            try:
+                await check_log(self._copy, {group.course: group.acknowledged() for group in self._groups})
+            finally:
+                await restart
             if kill % KILLS_PER_LINE == 0:
                 print(f"{kill} kills, {self.acknowledged} acknowledged edits, none lost", flush=True)
         await self._finish_courses()
