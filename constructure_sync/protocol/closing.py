@@ -117,6 +117,8 @@ class Closing:
                         reached[client] = here
                         return place
             found = self._nesting_of(struct)
+            if clock < here:
+                self._check_known_part(client, here, found)
             if found != nesting:
                 runs.append(pack(here, found))
                 nesting = found
@@ -132,10 +134,12 @@ class Closing:
         if kind == GC:
             return GONE
         if origin is not None:
-            beside = self._at(origin)
-            if right_origin is not None and beside != GONE and self._at(right_origin) == GONE:
-                beside = GONE
-            depth = beside >> 1
+            depth = self._at(origin) >> 1
+            if right_origin is not None and depth != GONE:
+                right = self._at(right_origin) >> 1
+                if right not in (depth, GONE):
+                    raise ProtocolViolation("origins lie in different types")
+                depth = right
         elif right_origin is not None:
             depth = self._at(right_origin) >> 1
         elif parent is not None:
@@ -145,6 +149,12 @@ class Closing:
         if depth > self._limits.max_depth:
             raise ProtocolViolation("nested too deep")
         return nesting_of(depth, kind) if depth != GONE else GONE
+
+    def _check_known_part(self, client: int, here: int, found: int) -> None:
+        """Refuse a struct that is known in part and now hangs elsewhere: a client that dropped that part would throw."""
+        before = self._at((client, here - 1))
+        if GONE not in (before, found) and before >> 1 != found >> 1:
+            raise ProtocolViolation("struct differs from its known part")
 
     def _at(self, reference: Id) -> int:
         client, clock = reference

@@ -107,7 +107,10 @@ def _close_one_item(
     elif both is not None:
         info = both[0]
         depth = nesting_of_id(left, left_at) >> 1
-        if nesting_of_id(right, right_at) == GONE:
+        beyond = nesting_of_id(right, right_at) >> 1
+        if depth != beyond:
+            if GONE not in (depth, beyond):
+                return None
             depth = GONE
     else:
         info = child[0]
