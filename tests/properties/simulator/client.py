@@ -111,7 +111,7 @@ class Client:
         self.last_close = code
         self.awareness.forget_others()
         if 4400 <= code < 4500:
-            self.world.sent_away(self, code)
+            self.world.sent_away(self, wire)
         elif self.is_online:
             self._come_back()
 

@@ -72,6 +72,7 @@ class Schedule:
             (2, self._crash),
             (1, self._close_tab),
             (1, self._open_second_tab),
+            (1, self._lower_role),
         ]
         # Each schedule has a mood of its own: what is rare in one is common in another.
         self._weights = [weight * self._random.choice((0.2, 1.0, 1.0, 5.0)) for weight, _ in self._actions]
@@ -162,6 +163,7 @@ class Schedule:
         weather.fail_after = random.choice((0.0, 0.0, 0.5))
         weather.hang = random.choice((0.0, 0.0, 0.1))
         weather.locked = random.choice((None, None, *self.world.documents))
+        weather.stranded_is_away = random.random() < 0.2
 
     def _clear_up(self) -> None:
         weather = self.world.weather
@@ -169,6 +171,7 @@ class Schedule:
         weather.is_away = False
         weather.fail_before = weather.fail_after = weather.hang = 0.0
         weather.locked = None
+        weather.stranded_is_away = False
 
     def _lose_worker(self) -> None:
         self.world.instance.workers.failures = self._random.choice((1, 1, 3))
@@ -187,6 +190,11 @@ class Schedule:
         client = self._random.choice(self._clients)
         if len(self._clients) < 6:
             self.world.new_client(client.user_id.int, can_write=client.can_write)
+
+    def _lower_role(self) -> None:
+        client = self._random.choice(self._clients)
+        if client.user_id.int != 1:  # somebody goes on writing
+            self.world.lower_role(client.user_id)
 
     def _check_bounds(self) -> None:
         world = self.world
@@ -227,7 +235,7 @@ class Schedule:
             or not client.is_synced
             or not client.wire.is_idle
             or (client.wants_receipts and client.can_write and client.acknowledged_writes < len(client.writes))
-            or (client.keys > 0 and not client.can_write)  # a reader that has written is to be sent away
+            or self.world.has_unsaved(client)  # a reader that has written is to be sent away
         )
 
     def _restless(self) -> str:
@@ -263,12 +271,11 @@ class Schedule:
 
     def _check_acknowledged(self, fresh: View, clients: Sequence[Client]) -> None:
         for client in clients:
-            if client.can_write:
-                lost = [n for n in range(client.acknowledged) if f"{client.number}.{n}" not in fresh.map]
-                self.world.acknowledged += client.acknowledged
-                self.world.lost += len(lost)
-                if lost:
-                    self.world.fail("R1", f"acknowledged edits of {client.number} are lost: {lost}")
+            lost = [n for n in range(client.acknowledged) if f"{client.number}.{n}" not in fresh.map]
+            self.world.acknowledged += client.acknowledged
+            self.world.lost += len(lost)
+            if lost:
+                self.world.fail("R1", f"acknowledged edits of {client.number} are lost: {lost}")
 
     async def _join_afresh(self) -> None:
         """R5 and R12: newcomers have everything, and their joining writes nothing."""

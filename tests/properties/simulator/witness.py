@@ -22,11 +22,12 @@ _BYTES_WHILE_CONGESTED = 2048
 class _Seen:
     """What passed over one wire so far."""
 
-    __slots__ = ("congested_bytes", "promises", "saved_writes", "sent", "writes")
+    __slots__ = ("congested_bytes", "promises", "refused", "saved_writes", "sent", "writes")
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []  # received, in order
         self.saved_writes = 0
+        self.refused: list[bytes] = []
         self.sent: Counter[bytes] = Counter()
         self.promises: list[dict[int, int]] = []  # what the client must have at its first, second … SyncStep2
         self.congested_bytes = 0
@@ -46,7 +47,10 @@ class Witness:
     # ------------------------------------------------------------------ wires
 
     def received(self, wire: Wire, message: bytes) -> None:
-        """A client's message is about to be taken."""
+        """A client's message is about to be taken, by a room that is the only one of its document (R3)."""
+        room = wire.room
+        if room is not None and not room.is_discarded and self._world.instance.rooms.room(room.document_id) is not room:
+            self._world.fail("R3", "a client writes to a room that is not there any more")
         if message[0] == 0:
             seen = self._of(wire)
             if message[1] == 0:
@@ -66,6 +70,8 @@ class Witness:
         for message in unframe(framed):
             if message[0] == 120:
                 self._receipt(wire, seen, Reader(message, 1).read_var_uint())
+            elif message[0] == 2:
+                seen.refused = list(seen.writes)
             elif message[0] == 0 and message[1]:
                 self._update(wire, seen, message)
 
@@ -127,9 +133,9 @@ class Witness:
             if not present <= live:
                 self._world.fail("R8", f"{present - live} are present without a socket")
 
-    def receives(self, wire: Wire) -> list[bytes]:
-        """Return the write messages that were received over a wire so far."""
-        return self._of(wire).writes
+    def refused(self, wire: Wire) -> list[bytes]:
+        """Return the write messages that were received over a wire before its client was told that it is refused."""
+        return self._of(wire).refused
 
     def _of(self, wire: Wire) -> _Seen:
         seen = self._seen.get(wire)

@@ -15,7 +15,7 @@ from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import read_update
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.room import Room
-from schemas.ids import DocumentId
+from schemas.ids import DocumentId, UserId
 from storage.contracts import Append
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 from tests.properties.simulator.client import Client
@@ -181,21 +181,29 @@ class World:
         if 4400 <= code < 4500 and (code != 4403 or self.can_write(wire)):
             self.fail("protocol", f"a stock client is closed with {code}")
 
-    def sent_away(self, client: Client, code: int) -> None:
+    def sent_away(self, client: Client, wire: Wire) -> None:
         """A client's provider has stopped for good: what was refused is kept (R10), and the user opens a fresh tab."""
-        if not self.weather.stranded_is_away:
-            self._check_stranded(client)
+        kept = [change.payload for change in self.disk.stranded._kept.values() if change.user_id == client.user_id]
+        ends = [end for payload in kept for number, _, end in self.read(payload)[0] if number == client.number]
+        safe = max(ends, default=self.witness.committed[client.document_id].clocks.get(client.number, 0))
+        for payload in self.witness.refused(wire):
+            if any(number == client.number and end > safe for number, _, end in self.read(payload)[0]):
+                self.fail("R10", f"{client.number} was refused {self.read(payload)[0]} and {safe} is kept")
         client.leave_for_ever()
         self.new_client(client.user_id.int, can_write=client.can_write)
 
-    def _check_stranded(self, client: Client) -> None:
-        kept = [change.payload for change in self.disk.stranded._kept.values() if change.user_id == client.user_id]
-        ends = [end for payload in kept for number, _, end in self.read(payload)[0] if number == client.number]
-        sent = [
-            end for w in client.writes[:-1] for number, _, end in self.read(w.payload)[0] if number == client.number
-        ]
-        if sent and max(ends, default=0) < min(sent):
-            self.fail("R10", f"{client.number} was refused {max(sent)} and {ends} is kept")
+    def lower_role(self, user_id: UserId) -> None:
+        """Take the right to write from a user, on open sockets too."""
+        for client in self.clients:
+            if client.user_id == user_id:
+                client.can_write = False
+                if client.wire is not None and client.wire.connection is not None:
+                    client.wire.connection.set_right_to_write(False)
+
+    def has_unsaved(self, client: Client) -> bool:
+        """Whether a client holds what is in no log."""
+        committed = self.witness.committed[client.document_id].clocks
+        return any(committed.get(number, 0) < clock for number, clock in client.has().items())
 
     def watchdog(self, client: Client) -> None:
         """A client has heard nothing for 30 s while its line was good."""
