@@ -11,15 +11,17 @@ from constructure_sync.protocol.update_cut import Piece, write_update
 from constructure_sync.protocol.update_reader import DELETED, GC, SKIP, TYPE, Id, ParsedUpdate, Struct, UpdateLimits
 
 GONE = 0
-"""The nesting of what no longer hangs anywhere: garbage, and what refers to garbage (Yjs makes it garbage, too)."""
+"""The depth of what no longer hangs anywhere: garbage, and what refers to garbage (Yjs makes it garbage, too)."""
 
 MAY_BE_PARENT = 1
-"""The bit of shared types, and of deleted content, which may have been a type."""
+"""The bit of shared types, and of garbage and deleted content, which may have been a type."""
+
+_MAY_BE_PARENTS = frozenset((GC, DELETED, TYPE))
 
 
 def nesting_of(depth: int, kind: int) -> int:
     """Give the nesting of a struct: twice its depth (1: directly in a root) plus whether it may be a parent."""
-    return depth << 1 | (kind in (TYPE, DELETED))
+    return depth << 1 | (kind in _MAY_BE_PARENTS)
 
 
 def pack(clock: int, nesting: int) -> int:
@@ -36,11 +38,10 @@ def nesting_at(runs: Sequence[int], clock: int) -> int:
 
 def child_depth(parent: int) -> int:
     """Give the depth of what hangs below an item of this nesting; GONE stays GONE."""
-    if parent == GONE:
-        return GONE
     if not parent & MAY_BE_PARENT:
         raise ProtocolViolation("parent is not a shared type")
-    return (parent >> 1) + 1
+    depth = parent >> 1
+    return GONE if depth == GONE else depth + 1
 
 
 class Closing:
@@ -132,8 +133,8 @@ class Closing:
     def _nesting_of(self, struct: Struct) -> int:
         kind, _, _, _, _, _, origin, right_origin, parent = struct
         if kind == GC:
-            return GONE
-        if origin is not None:
+            depth = GONE
+        elif origin is not None:
             depth = self._at(origin) >> 1
             if right_origin is not None and depth != GONE:
                 right = self._at(right_origin) >> 1
@@ -148,12 +149,12 @@ class Closing:
             depth = 1
         if depth > self._limits.max_depth:
             raise ProtocolViolation("nested too deep")
-        return nesting_of(depth, kind) if depth != GONE else GONE
+        return nesting_of(depth, kind)
 
     def _check_known_part(self, client: int, here: int, found: int) -> None:
         """Refuse a struct that is known in part and now hangs elsewhere: a client that dropped that part would throw."""
-        before = self._at((client, here - 1))
-        if GONE not in (before, found) and before >> 1 != found >> 1:
+        before, depth = self._at((client, here - 1)) >> 1, found >> 1
+        if before != depth and GONE not in (before, depth):
             raise ProtocolViolation("struct differs from its known part")
 
     def _at(self, reference: Id) -> int:

@@ -125,8 +125,7 @@ def _close_one_item(
     deletes = _read_deletes(data, position, clocks, deleted, limits, client, end)
     if deletes is None or end > MAX_CLOCK:
         return None
-    nested = GONE if depth == GONE else nesting_of(depth, kind)
-    return ClosedPart(data, ((client, clock, end),), deletes, ((client, clock, end, nested),), ())
+    return ClosedPart(data, ((client, clock, end),), deletes, ((client, clock, end, nesting_of(depth, kind)),), ())
 
 
 def _read_deletes(

@@ -188,10 +188,27 @@ def test_a_parent_that_was_collected_is_taken(gone: bytes) -> None:
 
 def test_what_hangs_beside_garbage_is_garbage() -> None:
     known = knowing(
-        update(section(1, 0, gc(1), text("a"))), update(section(2, 0, text("b", origin=(1, 1), right=(1, 0))))
+        update(section(1, 0, gc(1), text("a"))),
+        update(section(2, 0, item(7, MAP, origin=(1, 1), right=(1, 0)), text("b", origin=(1, 0)))),
     )
     below = known.close(update(section(3, 0, text("x", parent=(2, 0)))))
     assert below.ranges == ((3, 0, 1),)
+    with pytest.raises(ProtocolViolation, match="not a shared type"):  # pycrdt refuses it in garbage, too
+        known.close(update(section(3, 0, text("x", parent=(2, 1)))))
+
+
+def test_origins_in_different_types_are_refused() -> None:
+    known = knowing(update(section(1, 0, text("ab"), item(7, MAP), text("c", parent=(1, 2)))))
+    for origin, right in (((1, 0), (1, 3)), ((1, 3), (1, 0))):
+        with pytest.raises(ProtocolViolation, match="different types"):
+            known.close(update(section(3, 0, text("x", origin=origin, right=right))))
+
+
+def test_struct_that_is_known_in_part_may_not_move_to_another_type() -> None:
+    known = knowing(update(section(1, 0, item(7, MAP), text("ab", parent=(1, 0)))))
+    with pytest.raises(ProtocolViolation, match="differs from its known part"):
+        known.close(update(section(1, 1, text("abc"))))
+    assert known.close(update(section(1, 1, text("abc", parent=(1, 0))))).ranges == ((1, 1, 4),)
 
 
 def test_a_part_closed_against_an_earlier_state_can_be_added() -> None:
