@@ -47,6 +47,7 @@ class Client:
         self.doc: Doc[Map[object] | Text] = Doc({"map": self.map, "text": self.text}, client_id=number)
         self.awareness = Awareness(number, world.loop.time())
         self.wants_receipts = world.random.random() < 0.9
+        self.is_shy = world.random.random() < 0.1  # has no presence, as a program has none
         self.wire: Wire | None = None
         self.is_online = True
         self.is_gone = False
@@ -101,7 +102,7 @@ class Client:
         self.writes = []
         self.acknowledged_writes = 0
         wire.send(messages.sync_step1(self.doc.get_state()))
-        wire.send(messages.awareness_message(self.awareness.encode((self.number,))))
+        self._tell_presence(self.awareness.encode((self.number,)))
 
     def lost(self, wire: Wire, code: int) -> None:
         if wire is not self.wire:
@@ -236,5 +237,5 @@ class Client:
         self._tell_presence(self.awareness.set_local(state, self.world.loop.time()))
 
     def _tell_presence(self, payload: bytes) -> None:
-        if self.wire is not None and self.is_open:
+        if self.wire is not None and self.is_open and not self.is_shy:
             self.wire.send(messages.awareness_message(payload))

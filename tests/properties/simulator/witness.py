@@ -41,6 +41,7 @@ class Witness:
         self.committed: dict[DocumentId, Known] = {}
         self.writers: set[UserId] = set()  # who ever had the right to write
         self.authors: set[UserId] = set()  # whose updates are in a log
+        self.largest = 0  # bytes of an update that a client has sent
         self._seen: dict[Wire, _Seen] = {}
         self._relayed: dict[Room, set[bytes]] = {}
 
@@ -57,6 +58,7 @@ class Witness:
                 seen.sent.clear()  # it asks for everything that it lacks, so what was sent may be sent again
             else:
                 seen.writes.append(Reader(message, 2).read_var_bytes())
+                self.largest = max(self.largest, len(message))
 
     def written(self, wire: Wire, framed: bytes) -> None:
         """The room has just written these frames."""
