@@ -183,15 +183,16 @@ class _KillLoop:
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
+        stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(write_while_it_serves(writer, group.url, edits=group.edits, pause=group.pause))
-                for group in self._groups
-                for writer in group.writers
-            ]
+            for group in self._groups:
+                for writer in group.writers:
+                    tasks.create_task(
+                        write_while_it_serves(writer, group.url, stop, edits=group.edits, pause=group.pause)
+                    )
             yield
-            for task in running:
-                task.cancel()
+            # The server is gone: a connection that is being made fails by itself, and is not left half made.
+            stop.set()
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -141,10 +141,15 @@ class Writer:
             self.on_receipt()
 
 
-async def write_while_it_serves(writer: Writer, url: str, *, edits: int | None, pause: float) -> None:
-    """Write for ever, connecting again after every end, as a provider does. pause: seconds between two visits, at most."""
+async def write_while_it_serves(
+    writer: Writer, url: str, stop: asyncio.Event, *, edits: int | None, pause: float
+) -> None:
+    """Write, connecting again after every end, as a provider does, until an end comes after `stop` was set.
+
+    edits: of one visit, see `Writer.write`. pause: seconds between two visits, at most.
+    """
     randomness = random.Random(writer.name)
-    while True:
+    while not stop.is_set():
         with contextlib.suppress(OSError, WebSocketException):  # the server is being killed or started again
             await writer.write(url, edits=edits)
         await asyncio.sleep(randomness.uniform(0, pause))
