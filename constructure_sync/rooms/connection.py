@@ -69,6 +69,7 @@ class Connection:
         "_silent_sweeps",
         "_state_vector",
         "_swept_position",
+        "_unjudged",
         "_withheld",
         "attendee",
         "has_ended",
@@ -103,6 +104,7 @@ class Connection:
         self._answered_at = -1e9
         self._asked_again: bytes | None = None
         self._asked = False
+        self._unjudged = 0  # answers of this reader that may only convey what others wrote
         self._fruitless: frozenset[tuple[int, int]] = frozenset()
         self._must_tell_all = False
         self._must_ask_presence = False
@@ -212,7 +214,7 @@ class Connection:
         if is_answer:
             self._asked = False
             self._fruitless = frozenset(missing)
-            if self.receipts is not None:
+            if self.receipts is not None and not self._unjudged:
                 self.receipts.close_gaps(head)
         is_gap = bool(missing) and not self._fruitless.issuperset(missing)
         if self.receipts is not None:
@@ -220,6 +222,20 @@ class Connection:
             self.send_receipt(self.receipts.saved(self.room.history.saved))
         if is_gap:
             self.ask()
+
+    def note_conveyed(self) -> None:
+        """Account for a reader's answer that is judged later: nothing from it on is acknowledged until then."""
+        self._asked = False
+        self._unjudged += 1
+        if self.receipts is not None:
+            self.receipts.note(self.room.history.head, gap=True)
+
+    def conveyed_is_known(self) -> None:
+        """Everything that such an answer held is in the history."""
+        self._unjudged -= 1
+        if self.receipts is not None and not self._unjudged:
+            self.receipts.close_gaps(self.room.history.head)
+            self.send_receipt(self.receipts.saved(self.room.history.saved))
 
     # ------------------------------------------------------------------ the cursor
 

@@ -25,5 +25,6 @@ class RoomLimits:
     presence_timeout: float = 30.0
     idle_grace: float = 30.0
     close_delay: float = 1.0
+    conveyed_grace: float = 5.0
     load_timeout: float = 30.0
     worker_timeout: float = 60.0

@@ -62,6 +62,7 @@ P = ParamSpec("P")
 
 _log = get_logger()
 _REMEMBERED_DIGESTS = 256
+_READ_ONLY = "your role does not allow changes"
 _DIGEST_FROM_BYTES = 64  # below it, reading an update costs less than its digest
 
 
@@ -281,21 +282,48 @@ class Room:
     def _refuse_reader(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
         """A reader's deletes are its client's own doing and are dropped silently (R12); its structs are a write (R10).
 
-        What a reader's SyncStep2 only holds as pending is not a write of its own: nobody can take it.
+        What a reader's SyncStep2 only holds as pending is not a write of its own: nobody can take it. What it holds beyond that may
+        be an author's who was relayed and not saved when the server went down: the author is given a moment to come back first.
         """
-        if part.adds_structs or (part.missing and not is_answer):
+        if is_answer and part.adds_structs and self.limits.conveyed_grace:
+            connection.hold()
+            self._own("keep what may be conveyed", self._keep_conveyed, connection, min(_clients(part)), update)
+        elif part.adds_structs or (part.missing and not is_answer):
             UPDATES_REFUSED.labels("role").inc()
-            self._refuse(connection, update, part, FORBIDDEN, "your role does not allow changes")
+            self._refuse(connection, update, part, FORBIDDEN, _READ_ONLY)
         else:
             UPDATES_EMPTY.inc()
             connection.note_write(is_answer=is_answer, missing=())
 
     def _refuse(self, connection: Connection, update: bytes, part: ClosedPart, code: int, reason: str) -> None:
         """Take nothing more from this connection, keep what it wrote, and only then tell it so (R10)."""
-        clients = [client for client, _, _ in part.ranges] or [client for client, _ in part.missing] or [0]
         connection.is_refused = True
         connection.hold()
-        self._own("keep a stranded change", self._keep_refused, connection, min(clients), update, code, reason)
+        self._own("keep a stranded change", self._keep_refused, connection, min(_clients(part)), update, code, reason)
+
+    async def _keep_conveyed(self, connection: Connection, client_id: int, update: bytes) -> None:
+        """Keep a reader's SyncStep2 at once; judge it when its authors have had their time."""
+        if await self._stranding.keep(connection.member.user_id, client_id, [update], BY_CODE[FORBIDDEN].name):
+            connection.note_conveyed()
+            self.loop.call_later(self.limits.conveyed_grace, self._judge_conveyed, connection, update)
+            connection.read_on()
+        else:
+            connection.close(OVERLOADED, "what is refused cannot be kept for now")
+
+    def _judge_conveyed(self, connection: Connection, update: bytes) -> None:
+        """Everything that this reader brought is known by now, or it wrote itself."""
+        if self.is_discarded or connection.has_ended:
+            return
+        part = self.history.known.close(update)
+        if connection.member.can_write and not part.is_empty:
+            self._append(connection, part, is_answer=True)  # its role was raised meanwhile
+            connection.conveyed_is_known()
+        elif part.adds_structs:
+            UPDATES_REFUSED.labels("role").inc()
+            connection.is_refused = True
+            connection.refuse(FORBIDDEN, _READ_ONLY)
+        else:
+            connection.conveyed_is_known()
 
     async def _keep_refused(
         self, connection: Connection, client_id: int, update: bytes, code: int, reason: str
@@ -505,3 +533,8 @@ class Room:
         for timer in (self._deferral, self._roll_call):
             if timer is not None:
                 timer.cancel()
+
+
+def _clients(part: ClosedPart) -> list[int]:
+    """Return the client ids whose structs a part holds, or else lacks."""
+    return [client for client, _, _ in part.ranges] or [client for client, _ in part.missing] or [0]

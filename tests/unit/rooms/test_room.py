@@ -431,6 +431,40 @@ def test_R10_a_readers_write_is_kept_told_once_and_its_socket_closed() -> None:
     on_bench(body)
 
 
+def test_R15_a_reader_may_convey_what_its_author_brings_back_in_time() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        reader, socket = bench.join(room, 3, can_write=False)
+        relayed = edits(3)  # by an author whose server died before the commit
+        answer(reader, whole(relayed))
+        await asyncio.sleep(2)
+        assert socket.receipts() == []
+        assert await kept(bench) == [(3, "forbidden", {7: 3})]
+        author, _ = bench.join(room)
+        answer(author, whole(relayed))
+        await asyncio.sleep(10)
+        assert socket.receipts() == [1]
+        assert socket.close_code() is None
+
+    on_bench(body)
+
+
+def test_R10_a_reader_whose_answer_nobody_else_brings_wrote_itself() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        reader, socket = bench.join(room, 3, can_write=False)
+        answer(reader, whole(edits(3)))
+        await asyncio.sleep(4.5)
+        assert socket.close_code() is None
+        await asyncio.sleep(2)
+        assert len(socket.take(DENIED)) == 1
+        assert socket.close_code() == FORBIDDEN
+        assert socket.receipts() == []
+        assert room.history.head == 0
+
+    on_bench(body)
+
+
 def test_R10_a_refused_write_grows_what_an_earlier_connection_left() -> None:
     async def body(bench: Bench) -> None:
         room = await bench.room()
