@@ -21,7 +21,8 @@ from constructure_sync.replica.pool import WorkerFailed, WorkerPool
 from constructure_sync.rooms.connection import Connection, Member
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.registry import DocumentNotFound, Rooms
-from constructure_sync.rooms.room import Budget, Room, RoomServices
+from constructure_sync.rooms.room import Room
+from constructure_sync.rooms.services import Budget, RoomServices
 from constructure_sync.rooms.socket import Socket
 from constructure_sync.settings import Settings, load_secret_key
 from constructure_sync.transport.acceptor import Acceptor, SocketLimits

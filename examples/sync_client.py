@@ -338,7 +338,7 @@ async def open_connection(
             ping_interval=None,  # the silence of the server says the same, also while megabytes are under way
         )
     except InvalidStatus as error:
-        raise refusal(error.response.status_code, error.response.body or b"") from None
+        raise refusal(error.response.status_code, bytes(error.response.body or b"")) from None
     except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
         raise Unreachable(repr(error)) from error
     connection = Connection(replica, socket, on_awareness)

@@ -16,7 +16,8 @@ from constructure_sync.protocol.closes import RESTART
 from constructure_sync.replica.jobs import FoldedPiece, replay
 from constructure_sync.rooms.connection import SWEEPS_PER_KEEPALIVE, Connection, Member
 from constructure_sync.rooms.history import History
-from constructure_sync.rooms.room import Room, RoomServices
+from constructure_sync.rooms.room import Room
+from constructure_sync.rooms.services import RoomServices
 from constructure_sync.rooms.socket import Socket
 from schemas.ids import DocumentId, Seq
 from storage.contracts import StoredDocument, UpdateLog

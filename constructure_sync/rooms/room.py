@@ -6,11 +6,7 @@ that were framed once.
 """
 
 import asyncio
-import hashlib
-import random
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol
 
 from constructure_sync.errors import ProtocolViolation
@@ -24,7 +20,6 @@ from constructure_sync.observability import (
     UPDATES_TAKEN,
     get_logger,
 )
-from constructure_sync.persistence.log_writer import LogWriter
 from constructure_sync.protocol.closed_part import nothing
 from constructure_sync.protocol.closes import (
     BY_CODE,
@@ -40,11 +35,12 @@ from constructure_sync.protocol.known import ClosedPart
 from constructure_sync.protocol.messages import awareness_message
 from constructure_sync.protocol.state_vector import encode_state_vector
 from constructure_sync.replica.jobs import FoldedPiece, close_update, fold
-from constructure_sync.replica.pool import WorkerFailed, Workers
+from constructure_sync.replica.pool import WorkerFailed
 from constructure_sync.rooms.connection import Connection, Member
 from constructure_sync.rooms.history import Entry, History, Piece, covers
-from constructure_sync.rooms.limits import RoomLimits
+from constructure_sync.rooms.payloads import Payloads
 from constructure_sync.rooms.presence import ROLL_CALL_SECONDS, Presence
+from constructure_sync.rooms.services import RoomServices
 from constructure_sync.rooms.socket import Socket
 from constructure_sync.rooms.stranding import Stranding
 from schemas.ids import CommitId, DocumentId, UserId
@@ -55,47 +51,12 @@ from storage.contracts import (
     Diverged,
     Gone,
     NewUpdate,
-    StrandedChanges,
 )
 
 P = ParamSpec("P")
 
 _log = get_logger()
-_REMEMBERED_DIGESTS = 256
 _READ_ONLY = "your role does not allow changes"
-_DIGEST_FROM_BYTES = 64  # below it, reading an update costs less than its digest
-
-
-@dataclass(slots=True)
-class Budget:
-    """Bytes of large messages that are being read in workers, over all rooms of the instance."""
-
-    limit: int
-    used: int = 0
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes out of the budget if they are there. What is larger than all of it is read when nothing else is."""
-        if self.used and self.used + size > self.limit:
-            return False
-        self.used += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        self.used -= size
-
-
-@dataclass(frozen=True, slots=True)
-class RoomServices:
-    """What the rooms of an instance share; all of it replaceable by a simulator (R14)."""
-
-    loop: asyncio.AbstractEventLoop
-    limits: RoomLimits
-    log_writer: LogWriter
-    workers: Workers
-    stranded: StrandedChanges
-    budget: Budget
-    randomness: random.Random
-    on_saved: Callable[[DocumentId], None] = lambda document_id: None
 
 
 class RoomOwner(Protocol):
@@ -130,7 +91,7 @@ class Room:
         self._flush_is_due = False
         self._deferral: asyncio.TimerHandle | None = None
         self._roll_call: asyncio.TimerHandle | None = None
-        self._adds_nothing: OrderedDict[bytes, None] = OrderedDict()
+        self._adds_nothing = Payloads()
         self._bindings: dict[int, ClientBinding] = {}
         self._known_bindings: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,8 +141,7 @@ class Room:
 
     def take(self, connection: Connection, update: bytes, is_answer: bool) -> None:
         """Take the closed part of an update. Raises ProtocolViolation."""
-        digest = self._digest(update)
-        if digest in self._adds_nothing:
+        if update in self._adds_nothing:
             UPDATES_EMPTY.inc()
             connection.note_write(is_answer=is_answer, missing=())
             return
@@ -189,7 +149,7 @@ class Room:
 
     def take_in_worker(self, connection: Connection, update: bytes, is_answer: bool) -> None:
         """Take a large update: it is read in a worker process while the loop serves others and this socket is paused."""
-        if self._digest(update) in self._adds_nothing:
+        if update in self._adds_nothing:
             UPDATES_EMPTY.inc()
             connection.note_write(is_answer=is_answer, missing=())
             self.loop.call_soon(connection.read_on)
@@ -232,7 +192,7 @@ class Room:
         if part.is_empty:
             UPDATES_EMPTY.inc()
             if not part.missing:
-                self._remember_digest(update)
+                self._adds_nothing.add(update)
         elif self._services.log_writer.is_full:
             LIMIT_REACHED.labels("unsaved_bytes").inc()
             connection.close(OVERLOADED, "the database is away: nothing more can be taken for now")
@@ -264,18 +224,6 @@ class Room:
             if client in connection.attendee.ids and client not in self._known_bindings:
                 self._known_bindings.add(client)
                 self._bindings[client] = ClientBinding(client, connection.member.user_id)
-
-    def _digest(self, update: bytes) -> bytes:
-        if len(update) < _DIGEST_FROM_BYTES:
-            return b""
-        return hashlib.blake2b(update, digest_size=16).digest()
-
-    def _remember_digest(self, update: bytes) -> None:
-        """A payload that adds nothing now never will: the next one who sends it is not read (interleavings 12)."""
-        if len(update) >= _DIGEST_FROM_BYTES:
-            self._adds_nothing[self._digest(update)] = None
-            if len(self._adds_nothing) > _REMEMBERED_DIGESTS:
-                self._adds_nothing.popitem(last=False)
 
     # ------------------------------------------------------------------ refusing
 

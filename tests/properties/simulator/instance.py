@@ -13,7 +13,7 @@ from constructure_sync.replica.pool import WorkerFailed
 from constructure_sync.rooms.connection import Member
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.registry import DocumentNotFound, Rooms
-from constructure_sync.rooms.room import Budget, RoomServices
+from constructure_sync.rooms.services import Budget, RoomServices
 from schemas.ids import DocumentId
 from storage.contracts import StorageUnavailable
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog

@@ -14,7 +14,8 @@ from constructure_sync.protocol.messages import sync_step1, sync_step2, update_m
 from constructure_sync.rooms.connection import Connection, Member
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.registry import Rooms
-from constructure_sync.rooms.room import Budget, Room, RoomServices
+from constructure_sync.rooms.room import Room
+from constructure_sync.rooms.services import Budget, RoomServices
 from schemas.ids import DocumentId, UserId
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 from tests.properties.simulator.loop import VirtualLoop, run_virtually

@@ -1,0 +1,44 @@
+"""What the rooms of an instance share; all of it replaceable by a simulator (R14)."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from constructure_sync.persistence.log_writer import LogWriter
+from constructure_sync.replica.pool import Workers
+from constructure_sync.rooms.limits import RoomLimits
+from schemas.ids import DocumentId
+from storage.contracts import StrandedChanges
+
+
+@dataclass(slots=True)
+class Budget:
+    """Bytes of large messages that are being read in workers, over all rooms of the instance."""
+
+    limit: int
+    used: int = 0
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes out of the budget if they are there. What is larger than all of it is read when nothing else is."""
+        if self.used and self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
+@dataclass(frozen=True, slots=True)
+class RoomServices:
+    """The collaborators of every room. on_saved: told whenever more of a document is saved."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: RoomLimits
+    log_writer: LogWriter
+    workers: Workers
+    stranded: StrandedChanges
+    budget: Budget
+    randomness: random.Random
+    on_saved: Callable[[DocumentId], None] = lambda document_id: None
