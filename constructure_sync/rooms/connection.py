@@ -69,9 +69,9 @@ class Connection:
         "_silent_sweeps",
         "_state_vector",
         "_swept_position",
-        "_unjudged",
         "_withheld",
         "attendee",
+        "conveyed",
         "has_ended",
         "is_closing",
         "is_congested",
@@ -104,7 +104,9 @@ class Connection:
         self._answered_at = -1e9
         self._asked_again: bytes | None = None
         self._asked = False
-        self._unjudged = 0  # answers of this reader that may only convey what others wrote
+        self.conveyed: bytes | None = (
+            None  # a reader's answer that may only convey what others wrote, until it is judged
+        )
         self._fruitless: frozenset[tuple[int, int]] = frozenset()
         self._must_tell_all = False
         self._must_ask_presence = False
@@ -214,7 +216,7 @@ class Connection:
         if is_answer:
             self._asked = False
             self._fruitless = frozenset(missing)
-            if self.receipts is not None and not self._unjudged:
+            if self.receipts is not None and self.conveyed is None:
                 self.receipts.close_gaps(head)
         is_gap = bool(missing) and not self._fruitless.issuperset(missing)
         if self.receipts is not None:
@@ -223,17 +225,19 @@ class Connection:
         if is_gap:
             self.ask()
 
-    def note_conveyed(self) -> None:
-        """Account for a reader's answer that is judged later: nothing from it on is acknowledged until then."""
+    def note_conveyed(self, update: bytes) -> None:
+        """Account for a reader's answer that is judged later; of several only the newest, which repeats the older ones.
+
+        Nothing from it on is acknowledged until then.
+        """
         self._asked = False
-        self._unjudged += 1
+        self.conveyed = update
         if self.receipts is not None:
             self.receipts.note(self.room.history.head, gap=True)
 
     def conveyed_is_known(self) -> None:
         """Everything that such an answer held is in the history."""
-        self._unjudged -= 1
-        if self.receipts is not None and not self._unjudged:
+        if self.receipts is not None:
             self.receipts.close_gaps(self.room.history.head)
             self.send_receipt(self.receipts.saved(self.room.history.saved))
 

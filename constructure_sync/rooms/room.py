@@ -252,26 +252,31 @@ class Room:
     async def _keep_conveyed(self, connection: Connection, client_id: int, update: bytes) -> None:
         """Keep a reader's SyncStep2 at once; judge it when its authors have had their time."""
         if await self._stranding.keep(connection.member.user_id, client_id, [update], BY_CODE[FORBIDDEN].name):
-            connection.note_conveyed()
-            self.loop.call_later(self.limits.conveyed_grace, self._judge_conveyed, connection, update)
+            if connection.conveyed is None:
+                self.loop.call_later(self.limits.conveyed_grace, self._judge_conveyed, connection)
+            connection.note_conveyed(update)
             connection.read_on()
         else:
             connection.close(OVERLOADED, "what is refused cannot be kept for now")
 
-    def _judge_conveyed(self, connection: Connection, update: bytes) -> None:
+    def _judge_conveyed(self, connection: Connection) -> None:
         """Everything that this reader brought is known by now, or it wrote itself."""
-        if self.is_discarded or connection.has_ended:
+        update, connection.conveyed = connection.conveyed, None
+        if update is None or self.is_discarded or connection.has_ended:
             return
-        part = self.history.known.close(update)
-        if connection.member.can_write and not part.is_empty:
-            self._append(connection, part, is_answer=True)  # its role was raised meanwhile
+        try:
+            adds_structs = self.history.known.close(update).adds_structs
+        except ProtocolViolation as violation:
+            connection.close(violation.code, violation.reason)  # it contradicts what others have written since
+            return
+        if not adds_structs:
             connection.conveyed_is_known()
-        elif part.adds_structs:
+        elif connection.member.can_write:
+            connection.ask()  # its role was raised meanwhile: let it bring this again, as a writer
+        else:
             UPDATES_REFUSED.labels("role").inc()
             connection.is_refused = True
             connection.refuse(FORBIDDEN, _READ_ONLY)
-        else:
-            connection.conveyed_is_known()
 
     async def _keep_refused(
         self, connection: Connection, client_id: int, update: bytes, code: int, reason: str

@@ -449,6 +449,42 @@ def test_R15_a_reader_may_convey_what_its_author_brings_back_in_time() -> None:
     on_bench(body)
 
 
+def test_R10_a_reader_whose_role_is_raised_meanwhile_brings_it_again_as_a_writer() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        reader, socket = bench.join(room, 3, can_write=False)
+        answer(reader, whole(edits(3)))
+        await asyncio.sleep(1)
+        reader.set_right_to_write(True)
+        socket.take()
+        await asyncio.sleep(6)
+        assert len(socket.take(STEP1)) == 1
+        answer(reader, whole(edits(3)))
+        await settle()
+        assert socket.receipts() == [2]
+        assert known_of(await bench.payloads()) == {7: 3}
+
+    on_bench(body)
+
+
+def test_R13_of_a_readers_answers_only_the_newest_waits_to_be_judged() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        reader, socket = bench.join(room, 3, can_write=False)
+        for count in (1, 2, 3):
+            answer(reader, whole(edits(count)))
+            await settle()
+        assert reader.conveyed == whole(edits(3))
+        author, _ = bench.join(room)
+        answer(author, whole(edits(3)))
+        await asyncio.sleep(10)
+        assert room.connections[0].conveyed is None
+        assert socket.close_code() is None
+        assert socket.receipts() == [3]
+
+    on_bench(body)
+
+
 def test_R10_a_reader_whose_answer_nobody_else_brings_wrote_itself() -> None:
     async def body(bench: Bench) -> None:
         room = await bench.room()
