@@ -1,8 +1,8 @@
 """The contracts of the stores that the sync path depends on. One suite in tests/contracts runs over every backend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from schemas.ids import CommitId, DocumentId, Seq, UserId
 
@@ -32,15 +32,30 @@ class ClientBinding:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A place in a document's log: the update `seq`, which the commit with the random id `commit` wrote.
+
+    Seqs alone do not tell whether a log is the one that was seen before: after a failover or from a restored backup the same
+    numbers are given again, to other updates (R9). The place before the first update is Seq 0 of commit NO_COMMIT.
+    """
+
+    seq: Seq
+    commit: CommitId
+
+
+NO_COMMIT: Final = CommitId(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Updates of one document, in order, to be given the next Seqs.
 
-    expected: the commit id the appender last saw at the head of this document.
-    commit: a fresh random commit id; appending it twice is the same as once (UL4).
+    after: the newest place in the log that the appender knows. commit: a fresh random id, never NO_COMMIT; appending it twice
+    is the same as once (UL4).
     """
 
     document_id: DocumentId
-    expected: CommitId
+    after: Head
     commit: CommitId
     updates: Sequence[NewUpdate]
     bindings: Sequence[ClientBinding] = ()
@@ -48,16 +63,21 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The updates are on disk: the first has Seq `first`, the last `last`."""
+    """The updates are on disk: the first has Seq `first`, the last `last`.
+
+    Others may have appended between the appender's `after` and `first`. previous: the id of the commit that wrote update
+    `first` - 1, NO_COMMIT when there is none; None: that is no longer known.
+    """
 
     document_id: DocumentId
     first: Seq
     last: Seq
+    previous: CommitId | None
 
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """The head is not what the appender expected (R9): nothing of this document was appended."""
+    """The log does not hold the place that was named, or no longer knows it (R9): nothing of this document was changed."""
 
     document_id: DocumentId
 
@@ -79,6 +99,14 @@ class StoredUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Updates that follow a place in a log, in order. head: the place of the last of them, else the place that was named."""
+
+    head: Head
+    updates: Sequence[StoredUpdate]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredSegment:
     """The updates first..last merged into one update. summary: what a room must know of it, versioned bytes."""
 
@@ -93,8 +121,7 @@ class StoredDocument:
     """All there is to open a document: segments in order of `first`, then the updates after the last of them."""
 
     document_id: DocumentId
-    head: Seq
-    commit: CommitId
+    head: Head
     segments: Sequence[StoredSegment]
     updates: Sequence[StoredUpdate]
 
@@ -106,18 +133,25 @@ class UpdateLog(Protocol):
     UL2  `append` is one transaction over all documents of the batch, locked in id order: when it returns, every
          Appended is committed and synced to disk; when it raises StorageUnavailable, each document's part is either
          wholly there or wholly absent, and calling again with the same commit ids is safe.
-    UL3  An append whose `expected` is not the head's commit id appends nothing and gives Diverged; a document that
-         does not exist gives Gone; neither disturbs the other documents of the batch.
+    UL3  An append whose `after` the log does not hold appends nothing and gives Diverged; a document that does not exist
+         gives Gone; neither disturbs the other documents of the batch. A log *holds* a place when it is the head, or when the
+         update row of its Seq is stored and was written by its commit. Others may have appended behind it: that is no harm.
     UL4  An append whose `commit` is already in the document's log appends nothing and gives Appended with the Seqs
          it got the first time.
     UL5  `load` sees one moment: segments are disjoint, ordered and followed by exactly the updates that they do not
          cover; together they cover 1..head. None: no such document.
     UL6  `add_segments` puts segments over updates or older segments that are exactly covered by them. It never
-         removes an update row. It is fenced: when the stored segments at that place are not the ones named in
-         `replaces`, nothing changes and it gives False.
+         removes an update row. It is fenced on the head row: when the stored segments at that place are not the ones named in
+         `replaces`, or the log does not hold `at` (the head that the segments were computed from), nothing changes and it
+         gives False.
     UL7  `purge_covered` removes raw update rows that a segment covers and that were saved before the given moment,
          at most `limit` at a time; it gives how many. A load before and after it holds the same content.
     UL8  `history` gives raw updates first..last that are still stored, in order: for repair and inspection.
+    UL9  `heads` gives the heads of all documents that are named and exist, in one query, each as of some moment after the call.
+    UL10 `changes` gives at most `limit` updates after a place that the log holds, all of one moment; Diverged when the log
+         does not hold the place or the next updates are no longer stored as rows; Gone when there is no such document.
+    UL11 `to_sweep` gives at most `limit` ids, in order and after `after`, of documents that have at least `uncovered` updates
+         behind their segments, or rows that a segment covers.
     """
 
     async def append(self, batch: Sequence[Append]) -> Sequence[AppendResult]: ...
@@ -125,12 +159,22 @@ class UpdateLog(Protocol):
     async def load(self, document_id: DocumentId) -> StoredDocument | None: ...
 
     async def add_segments(
-        self, document_id: DocumentId, segments: Sequence[StoredSegment], replaces: Sequence[tuple[Seq, Seq]]
+        self,
+        document_id: DocumentId,
+        segments: Sequence[StoredSegment],
+        replaces: Sequence[tuple[Seq, Seq]],
+        at: Head,
     ) -> bool: ...
 
     async def purge_covered(self, document_id: DocumentId, saved_before: float, limit: int) -> int: ...
 
     async def history(self, document_id: DocumentId, first: Seq, last: Seq) -> Sequence[StoredUpdate]: ...
+
+    async def heads(self, document_ids: Sequence[DocumentId]) -> Mapping[DocumentId, Head]: ...
+
+    async def changes(self, document_id: DocumentId, after: Head, limit: int) -> Changes | Diverged | Gone: ...
+
+    async def to_sweep(self, after: DocumentId | None, uncovered: int, limit: int) -> Sequence[DocumentId]: ...
 
 
 @dataclass(frozen=True, slots=True)
