@@ -44,6 +44,7 @@ class Head:
 
 
 NO_COMMIT: Final = CommitId(0)
+BEGINNING: Final = Head(Seq(0), NO_COMMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,9 @@ class UpdateLog(Protocol):
          Appended is committed and synced to disk; when it raises StorageUnavailable, each document's part is either
          wholly there or wholly absent, and calling again with the same commit ids is safe.
     UL3  An append whose `after` the log does not hold appends nothing and gives Diverged; a document that does not exist
-         gives Gone; neither disturbs the other documents of the batch. A log *holds* a place when it is the head, or when the
-         update row of its Seq is stored and was written by its commit. Others may have appended behind it: that is no harm.
+         gives Gone; neither disturbs the other documents of the batch. A log *holds* a place when it is the BEGINNING or the
+         head, or when the update row of its Seq is stored and was written by its commit. Others may have appended behind it:
+         that is no harm.
     UL4  An append whose `commit` is already in the document's log appends nothing and gives Appended with the Seqs
          it got the first time.
     UL5  `load` sees one moment: segments are disjoint, ordered and followed by exactly the updates that they do not

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from schemas.ids import CommitId, DocumentId, Seq, UserId
 from storage.contracts import (
+    BEGINNING,
     NO_COMMIT,
     Append,
     Appended,
@@ -35,7 +36,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Document:
-    head: Head = Head(Seq(0), NO_COMMIT)
+    head: Head = BEGINNING
     rows: dict[Seq, _Row] = field(default_factory=dict)
     segments: list[StoredSegment] = field(default_factory=list)
     commits: dict[CommitId, tuple[Seq, Seq]] = field(default_factory=dict)
@@ -46,9 +47,9 @@ class _Document:
         return self.segments[-1].last if self.segments else Seq(0)
 
     def holds(self, place: Head) -> bool:
-        """Whether `place` is the head, or a stored row that its commit wrote."""
+        """Whether `place` is the beginning, the head, or a stored row that its commit wrote."""
         row = self.rows.get(place.seq)
-        return place == self.head or (row is not None and row.commit == place.commit)
+        return place in (BEGINNING, self.head) or (row is not None and row.commit == place.commit)
 
     def commit_at(self, seq: int) -> CommitId | None:
         """The commit that wrote the update `seq`; None when its row is gone."""
