@@ -35,7 +35,20 @@ COMMIT_DURATION = Histogram("commit_duration_seconds", "Time of one commit.", bu
 COMMIT_FAILURES = Counter("commit_failures_total", "Commits that failed and are tried again.")
 UNSAVED_BYTES = Gauge("unsaved_bytes", "Bytes taken and not yet committed.")
 STRANDED_CHANGES = Counter("stranded_changes_total", "Refused writes kept aside, by reason.", ("reason",))
+LOG_READS = Counter("log_reads_total", "Times a room read from its log what the bus had not brought.")
+LOGS_HEALED = Counter(
+    "logs_healed_total", "Times a log was not the one followed before, and was offered what it lacks."
+)
 COMPACTIONS = Counter("compactions_total", "Compactions of a document's log, by outcome.", ("outcome",))
+BUS_PUBLISHED = Counter("bus_published_total", "Messages given to the bus for other instances, by kind.", ("kind",))
+BUS_HEARD = Counter("bus_heard_total", "Messages of other instances that were heard, by kind.", ("kind",))
+BUS_LOST = Counter(
+    "bus_lost_total",
+    "Messages that this instance could not send, had no room for or could not read, by kind.",
+    ("kind",),
+)
+BUS_CONNECTED = Gauge("bus_connected", "Whether the bus can be reached: 1 or 0.")
+BUS_LAG = Histogram("bus_lag_seconds", "From publishing a message to hearing it back from the bus.", buckets=_FAST)
 WORKER_RETRIES = Counter("worker_retries_total", "Jobs repeated because a worker process died or hung.")
 
 
