@@ -71,26 +71,73 @@ def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: 
     return known, fold(updates, segment_bytes)
 
 
-def compact(updates: Sequence[bytes], segment_bytes: int) -> list[tuple[bytes, bytes]]:
-    """Return a whole history, joined, its garbage collected, in pieces of about `segment_bytes` with their summaries.
+class StoredPieces(NamedTuple):
+    """One stored segment: its updates in order, and the summary of each."""
 
-    updates: a closed history from its beginning. The result is read again from nothing and compared with what went in (R7).
-    Raises CompactionMismatch.
+    updates: Sequence[bytes]
+    summaries: Sequence[bytes]
+
+
+class Compacted(NamedTuple):
+    """kept: how many segments stay as they are, from the first on. pieces: what stands behind them, with summaries."""
+
+    kept: int
+    pieces: list[tuple[bytes, bytes]]
+
+
+def compact_tail(
+    segments: Sequence[StoredPieces], updates: Sequence[bytes], share: float, segment_bytes: int
+) -> Compacted:
+    """Return the updates behind the segments as one segment more, together with those segments that are worth rewriting.
+
+    A segment is rewritten when what comes after it weighs at least `share` of its bytes: segments then grow geometrically
+    towards the first, and all rewriting of a byte adds up to few times. Raises CompactionMismatch.
     """
-    before = Known()
+    known = Known()
+    for segment in segments:
+        for summary in segment.summaries:
+            known.add_summary(Summary.decode(summary))
+    parts: list[ClosedPart] = []
+    for update in updates:
+        parts.append(known.close(update))
+        known.add(parts[-1])
+    kept, weight = len(segments), _weight(updates, Summary.merge(parts))
+    while kept and weight >= share * sum(map(len, segments[kept - 1].updates)):
+        kept -= 1
+        weight += _weight(segments[kept].updates, Summary.merge(map(Summary.decode, segments[kept].summaries)))
+    rewritten = [update for segment in segments[kept:] for update in segment.updates]
+    summaries = [summary for segment in segments[:kept] for summary in segment.summaries]
+    return Compacted(kept, compact([*rewritten, *updates], segment_bytes, summaries))
+
+
+def _weight(updates: Sequence[bytes], summary: Summary) -> int:
+    """Return their bytes and the clocks that they delete of what lies before: about what rewriting that would free."""
+    first = {client: start for client, start, _ in summary.ranges}
+    deleted = sum(max(min(end, first.get(client, end)) - start, 0) for client, start, end in summary.deletes)
+    return sum(map(len, updates)) + deleted
+
+
+def compact(updates: Sequence[bytes], segment_bytes: int, summaries: Sequence[bytes] = ()) -> list[tuple[bytes, bytes]]:
+    """Return a history, joined, its garbage collected, in pieces of about `segment_bytes` with their summaries.
+
+    updates: closed behind what the summaries tell of, which is from the history's beginning. The result is read again and
+    compared with what went in (R7). Raises CompactionMismatch.
+    """
+    context = Known()
+    for summary in summaries:
+        context.add_summary(Summary.decode(summary))
+    beginning, before = context.copy(), context.copy()
     for update in updates:
         before.add(before.close(update))
     pieces: list[bytes] = []
-    context = Known()
     for joined in join_updates(updates):
         for piece in split_update(collect_garbage(joined, before.deletes), context, segment_bytes):
             pieces.append(piece)
             context.add(context.close(piece))
-    return _verified(pieces, before)
+    return _verified(pieces, beginning, before)
 
 
-def _verified(pieces: Sequence[bytes], before: Known) -> list[tuple[bytes, bytes]]:
-    after = Known()
+def _verified(pieces: Sequence[bytes], after: Known, before: Known) -> list[tuple[bytes, bytes]]:
     verified: list[tuple[bytes, bytes]] = []
     for piece in pieces:
         part = after.close(piece)

@@ -3,25 +3,33 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
 from pycrdt import Doc, Map, TransactionEvent
 
 from constructure_sync.errors import ProtocolViolation
-from constructure_sync.persistence.compactor import CompactionLimits, Compactor, decode_pieces, encode_pieces
+from constructure_sync.persistence.compactor import (
+    CompactionLimits,
+    Compactor,
+    Outcome,
+    decode_pieces,
+    encode_pieces,
+)
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.known import Known
 from constructure_sync.replica.jobs import CompactionMismatch
 from constructure_sync.replica.pool import WorkerFailed
 from schemas.ids import CommitId, DocumentId, Seq
-from storage.contracts import Append, NewUpdate, StorageUnavailable, StoredDocument
+from storage.contracts import BEGINNING, Append, Diverged, NewUpdate, StorageUnavailable, StoredDocument
 from storage.memory import MemoryUpdateLog
 from tests.properties.simulator.loop import VirtualLoop, run_virtually
+from tests.unit.protocol.updates import section, text, update
 
 DOCUMENT = DocumentId(UUID(int=1))
-LIMITS = CompactionLimits(updates_at_close=4, share=0.25, segment_bytes=400, raw_rows_seconds=100.0, timeout=50.0)
+LIMITS = CompactionLimits(updates_at_close=4, share=0.25, segment_bytes=400, raw_rows_seconds=1000.0, timeout=50.0)
 
 Result = object
 
@@ -64,9 +72,9 @@ class Bench:
         if stored is None:
             self.log.create(document_id)
         self.commits += 1
-        expected = CommitId(0) if stored is None else stored.commit
+        after = BEGINNING if stored is None else stored.head
         news = [NewUpdate(update, None) for update in updates]
-        await self.log.append([Append(document_id, expected, CommitId(self.commits), news)])
+        await self.log.append([Append(document_id, after, CommitId(self.commits), news)])
 
     async def stored(self) -> StoredDocument:
         stored = await self.log.load(DOCUMENT)
@@ -101,11 +109,11 @@ def content(stored: StoredDocument) -> tuple[object, object, object]:
     keys: Map[object] = Map()
     doc: Doc[Map[object]] = Doc({"map": keys})
     known = Known()
-    for update in stored_updates(stored):
-        part = known.close(update)
+    for encoded in stored_updates(stored):
+        part = known.close(encoded)
         assert not part.missing
         known.add(part)
-        doc.apply_update(update)
+        doc.apply_update(encoded)
     return keys.to_py(), known.clocks, known.deletes
 
 
@@ -113,7 +121,7 @@ def test_R7_a_compacted_log_holds_the_same_and_less_of_what_was_overwritten() ->
     async def body(bench: Bench) -> None:
         await bench.write(edits(40))
         before = await bench.stored()
-        assert await bench.compactor().compact_if_worth(DOCUMENT)
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.DONE
         after = await bench.stored()
         assert not after.updates
         assert content(after) == content(before)
@@ -138,24 +146,89 @@ def test_each_piece_of_a_segment_has_its_summary() -> None:
     on_bench(body)
 
 
-@pytest.mark.parametrize(("uncovered", "is_worth"), [(3, False), (4, True)])
-def test_few_new_updates_are_left_as_they_are(uncovered: int, is_worth: bool) -> None:
+@pytest.mark.parametrize(("uncovered", "outcome"), [(3, Outcome.NOT_WORTH), (4, Outcome.DONE)])
+def test_few_new_updates_are_left_as_they_are(uncovered: int, outcome: Outcome) -> None:
     async def body(bench: Bench) -> None:
         await bench.write(edits(uncovered))
-        assert await bench.compactor().compact_if_worth(DOCUMENT) is is_worth
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is outcome
 
     on_bench(body)
 
 
-def test_a_large_log_is_not_rewritten_for_a_small_addition() -> None:
+def spans(stored: StoredDocument) -> list[tuple[int, int]]:
+    return [(segment.first, segment.last) for segment in stored.segments]
+
+
+def typed(client: int, count: int) -> list[bytes]:
+    """Return the updates of a client that types so many letters at the beginning of the root text `t`."""
+    rest = (update(section(client, n, text("x", origin=(client, n - 1)))) for n in range(1, count))
+    return [update(section(client, 0, text("x"))), *rest]
+
+
+def test_a_large_segment_is_not_rewritten_for_a_small_addition() -> None:
     async def body(bench: Bench) -> None:
-        await bench.write(edits(4, client=1))
-        compactor = bench.compactor(replace(LIMITS, share=10.0))
-        assert not (await bench.stored()).segments
+        compactor = bench.compactor()
+        await bench.write(typed(1, 400))
         await compactor.compact_if_worth(DOCUMENT)
-        await bench.write(edits(4, client=2))
-        assert not await compactor.compact_if_worth(DOCUMENT)
-        assert len((await bench.stored()).updates) == 4
+        (first,) = (await bench.stored()).segments
+        await bench.write(typed(2, 5))
+        before = await bench.stored()
+        assert await compactor.compact_if_worth(DOCUMENT) is Outcome.DONE
+        after = await bench.stored()
+        assert spans(after) == [(1, 400), (401, 405)]
+        assert after.segments[0] == first
+        assert content(after) == content(before)
+
+    on_bench(body)
+
+
+def test_segments_grow_geometrically_towards_the_first() -> None:
+    async def body(bench: Bench) -> None:
+        compactor = bench.compactor()
+        rewritten = 0
+        for client in range(1, 200):
+            await bench.write(typed(client, 5))
+            before = await bench.stored()
+            assert await compactor.compact_if_worth(DOCUMENT) is Outcome.DONE
+            after = await bench.stored()
+            rewritten += sum(len(each.payload) for each in after.segments if each not in before.segments)
+        sizes = [len(each.payload) for each in after.segments]
+        assert all(older > 4 * newer for older, newer in pairwise(sizes))
+        assert rewritten < 20 * sum(sizes)
+        known = Known()
+        for piece in stored_updates(after):
+            known.add(known.close(piece))
+        assert known.clocks == dict.fromkeys(range(1, 200), 5)
+
+    on_bench(body)
+
+
+def test_deletes_of_what_a_large_segment_holds_make_it_worth_rewriting() -> None:
+    async def body(bench: Bench) -> None:
+        compactor = bench.compactor()
+        await bench.write(typed(1, 400))
+        await compactor.compact_if_worth(DOCUMENT)
+        await bench.write([*typed(2, 4), update(deletes=((1, 100, 400),))])
+        before = await bench.stored()
+        await compactor.compact_if_worth(DOCUMENT)
+        after = await bench.stored()
+        assert spans(after) == [(1, 405)]
+        assert content(after) == content(before)
+        assert sum(map(len, stored_updates(after))) < 200
+
+    on_bench(body)
+
+
+def test_R9_a_compaction_of_a_log_that_was_put_back_changes_nothing() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.write(edits(10, client=1))
+        bench.workers.seconds = 1.0
+        compaction = asyncio.ensure_future(bench.compactor().compact_if_worth(DOCUMENT))
+        await asyncio.sleep(0.5)
+        bench.log.remove(DOCUMENT)
+        await bench.write(edits(10, client=2))
+        assert await compaction is Outcome.OVERTAKEN
+        assert (await bench.stored()).segments == []
 
     on_bench(body)
 
@@ -167,7 +240,7 @@ def test_R7_what_is_written_meanwhile_stays_behind_the_segment() -> None:
         compaction = asyncio.ensure_future(bench.compactor().compact_if_worth(DOCUMENT))
         await asyncio.sleep(0.5)
         await bench.write(edits(3, client=2))
-        assert await compaction
+        assert await compaction is Outcome.DONE
         stored = await bench.stored()
         assert [segment.last for segment in stored.segments] == [10]
         assert [update.seq for update in stored.updates] == [11, 12, 13]
@@ -182,9 +255,9 @@ def test_R7_a_compaction_that_was_overtaken_changes_nothing() -> None:
         overtaken = asyncio.ensure_future(bench.compactor().compact_if_worth(DOCUMENT))
         await asyncio.sleep(0.1)
         bench.workers.seconds = 0.0
-        assert await bench.compactor().compact_if_worth(DOCUMENT)
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.DONE
         between = await bench.stored()
-        assert not await overtaken
+        assert await overtaken is Outcome.OVERTAKEN
         assert await bench.stored() == between
 
     on_bench(body)
@@ -198,7 +271,7 @@ def test_R7_a_compaction_that_fails_leaves_the_log_as_it_is(failure: Exception) 
         await bench.write(edits(10))
         before = await bench.stored()
         bench.workers.failure = failure
-        assert not await bench.compactor().compact_if_worth(DOCUMENT)
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.FAILED
         assert await bench.stored() == before
 
     on_bench(body)
@@ -208,7 +281,7 @@ def test_R13_a_compaction_that_hangs_is_given_up_and_the_next_begins() -> None:
     async def body(bench: Bench) -> None:
         await bench.write(edits(10))
         bench.workers.seconds = 3600.0
-        assert not await bench.compactor().compact_if_worth(DOCUMENT)
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.FAILED
         assert bench.loop.time() == pytest.approx(50.0)
 
     on_bench(body)
@@ -221,7 +294,8 @@ def test_R13_one_document_at_a_time_is_in_memory() -> None:
             await bench.write(edits(10), document_id)
         bench.workers.seconds = 1.0
         compactor = bench.compactor()
-        assert all(await asyncio.gather(*map(compactor.compact_if_worth, others)))
+        outcomes = await asyncio.gather(*map(compactor.compact_if_worth, others))
+        assert set(outcomes) == {Outcome.DONE}
         assert bench.workers.most_running == 1
 
     on_bench(body)
@@ -233,12 +307,29 @@ def test_raw_rows_stay_for_their_time_and_go_then() -> None:
         compactor = bench.compactor()
         await compactor.compact_if_worth(DOCUMENT)
         assert len(await bench.log.history(DOCUMENT, Seq(1), Seq(10))) == 10
-        await asyncio.sleep(101.0)
+        await asyncio.sleep(1001.0)
         await bench.write(edits(10, client=2))
         before = await bench.stored()
         await compactor.compact_if_worth(DOCUMENT)
         assert [row.seq for row in await bench.log.history(DOCUMENT, Seq(1), Seq(20))] == list(range(11, 21))
         assert content(await bench.stored()) == content(before)
+
+    on_bench(body)
+
+
+def test_R9_raw_rows_younger_than_ten_minutes_stay_whatever_the_setting() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.write(edits(10, client=1))
+        compactor = bench.compactor(replace(LIMITS, raw_rows_seconds=0.0))
+        head = (await bench.stored()).head
+        await asyncio.sleep(599.0)
+        await bench.write(edits(10, client=2))
+        await compactor.compact_if_worth(DOCUMENT)
+        assert not isinstance(await bench.log.changes(DOCUMENT, head, 10), Diverged)
+        await asyncio.sleep(2.0)
+        await compactor.compact_if_worth(DOCUMENT)
+        assert isinstance(await bench.log.changes(DOCUMENT, head, 10), Diverged)
+        assert [row.seq for row in await bench.log.history(DOCUMENT, Seq(1), Seq(20))] == list(range(11, 21))
 
     on_bench(body)
 
@@ -249,8 +340,8 @@ def test_raw_rows_of_a_document_at_rest_go_too() -> None:
         compactor = bench.compactor()
         await compactor.compact_if_worth(DOCUMENT)
         before = await bench.stored()
-        await asyncio.sleep(101.0)
-        assert not await compactor.compact_if_worth(DOCUMENT)
+        await asyncio.sleep(1001.0)
+        assert await compactor.compact_if_worth(DOCUMENT) is Outcome.NOT_WORTH
         assert await bench.log.history(DOCUMENT, Seq(1), Seq(10)) == []
         assert content(await bench.stored()) == content(before)
 
@@ -259,7 +350,7 @@ def test_raw_rows_of_a_document_at_rest_go_too() -> None:
 
 def test_a_document_that_is_gone_is_left_alone() -> None:
     async def body(bench: Bench) -> None:
-        assert not await bench.compactor().compact_if_worth(DOCUMENT)
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.NOT_WORTH
 
     on_bench(body)
 
