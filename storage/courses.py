@@ -6,7 +6,6 @@ from functools import partial
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import Connection, Row
 
 from schemas.ids import CommitId, CourseId, DocumentId, Seq, SessionId, UserId
@@ -14,6 +13,7 @@ from schemas.roles import PlatformRole, Role, Visibility
 from storage.contracts import StorageError
 from storage.database import SqlDatabase
 from storage.tables import course_members, courses, document_updates, documents, sessions, users
+from storage.upsert import insert_or
 
 
 class LastOwner(StorageError):
@@ -189,7 +189,7 @@ def _set_member(course_id: CourseId, user_id: UserId, role: Role, now: float, co
     # Two owners who step down at the same moment must meet here.
     connection.execute(select(courses.c.id).where(courses.c.id == course_id).with_for_update())
     connection.execute(
-        insert_or(course_members)
+        insert_or(course_members, connection)
         .values(course_id=course_id, user_id=user_id, role=role.value, added_at=now)
         .on_conflict_do_update(index_elements=["course_id", "user_id"], set_={"role": role.value})
     )

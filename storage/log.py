@@ -1,22 +1,25 @@
 """The update log in SQL."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
+from uuid import UUID
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or
-from sqlalchemy.engine import Connection
+from sqlalchemy import bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.engine import Connection, Row
 
 from schemas.ids import CommitId, DocumentId, Seq
 from storage.contracts import (
+    BEGINNING,
+    NO_COMMIT,
     Append,
     Appended,
     AppendResult,
+    Changes,
     Diverged,
     Gone,
+    Head,
     StorageError,
     StoredDocument,
     StoredSegment,
@@ -25,22 +28,20 @@ from storage.contracts import (
 from storage.database import SqlDatabase
 from storage.segments import Place, check_arguments
 from storage.tables import document_clients, document_segments, document_updates, documents
+from storage.upsert import insert_or
 
-_HEADS: Final = (
-    select(documents.c.id, documents.c.head_seq, documents.c.head_commit)
-    .where(documents.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(documents.c.id)
-    .with_for_update()
+_HEADS: Final = select(documents.c.id, documents.c.head_seq, documents.c.head_commit).where(
+    documents.c.id.in_(bindparam("ids", expanding=True))
 )
+# In id order: two batches that want the same documents wait for each other, and never both.
+_LOCKED_HEADS: Final = _HEADS.order_by(documents.c.id).with_for_update(key_share=True)
 _EARLIER_COMMITS: Final = (
-    select(
-        document_updates.c.document_id,
-        document_updates.c.commit_id,
-        func.min(document_updates.c.seq),
-        func.max(document_updates.c.seq),
-    )
+    select(document_updates.c.document_id, document_updates.c.commit_id, func.max(document_updates.c.seq))
     .where(document_updates.c.commit_id.in_(bindparam("commits", expanding=True)))
     .group_by(document_updates.c.document_id, document_updates.c.commit_id)
+)
+_COMMITS_AT: Final = select(document_updates.c.document_id, document_updates.c.seq, document_updates.c.commit_id).where(
+    tuple_(document_updates.c.document_id, document_updates.c.seq).in_(bindparam("places", expanding=True))
 )
 _MOVE_HEAD: Final = (
     update(documents)
@@ -48,13 +49,9 @@ _MOVE_HEAD: Final = (
     .values(head_seq=bindparam("head"), head_commit=bindparam("commit"))
 )
 _ADD_UPDATES: Final = insert(document_updates)
-_BIND_CLIENTS: Final = insert_or(document_clients).on_conflict_do_nothing()
 
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    seq: int
-    commit: int
+_Spot = tuple[DocumentId, Seq]
+"""An update row's key."""
 
 
 class SqlUpdateLog:
@@ -79,11 +76,15 @@ class SqlUpdateLog:
         return await self._database.read(partial(_load, document_id))
 
     async def add_segments(
-        self, document_id: DocumentId, segments: Sequence[StoredSegment], replaces: Sequence[tuple[Seq, Seq]]
+        self,
+        document_id: DocumentId,
+        segments: Sequence[StoredSegment],
+        replaces: Sequence[tuple[Seq, Seq]],
+        at: Head,
     ) -> bool:
         """See UL6. ValueError: the segments contradict themselves or do not cover what they replace."""
         place = check_arguments(segments, replaces)
-        return await self._database.write(partial(_add_segments, document_id, place, segments, self._now()))
+        return await self._database.write(partial(_add_segments, document_id, place, segments, at, self._now()))
 
     async def purge_covered(self, document_id: DocumentId, saved_before: float, limit: int) -> int:
         """See UL7."""
@@ -93,37 +94,111 @@ class SqlUpdateLog:
         """See UL8."""
         return await self._database.read(partial(_updates, document_id, first, last))
 
+    async def heads(self, document_ids: Sequence[DocumentId]) -> Mapping[DocumentId, Head]:
+        """See UL9."""
+        if not document_ids:
+            return {}
+        return await self._database.read(partial(_heads, document_ids))
+
+    async def changes(self, document_id: DocumentId, after: Head, limit: int) -> Changes | Diverged | Gone:
+        """See UL10."""
+        return await self._database.read(partial(_changes, document_id, after, limit))
+
+    async def to_sweep(self, after: DocumentId | None, uncovered: int, limit: int) -> Sequence[DocumentId]:
+        """See UL11."""
+        table = documents.c
+        wanted = or_(table.head_seq - table.covered_seq >= uncovered, table.purged_seq < table.covered_seq)
+        query = select(table.id).where(wanted).order_by(table.id).limit(limit)
+        if after is not None:
+            query = query.where(table.id > after)
+        return await self._database.read(lambda connection: connection.scalars(query).all())
+
 
 def _append(batch: Sequence[Append], now: float, connection: Connection) -> Sequence[AppendResult]:
     ids = [each.document_id for each in batch]
-    heads = {row[0]: _Head(row[1], row[2]) for row in connection.execute(_HEADS, {"ids": ids})}
-    earlier = {
-        (row[0], row[1]): (Seq(row[2]), Seq(row[3]))
-        for row in connection.execute(_EARLIER_COMMITS, {"commits": [each.commit for each in batch]})
-    }
-    results = [_place(each, heads.get(each.document_id), earlier) for each in batch]
+    heads = _as_heads(connection.execute(_LOCKED_HEADS, {"ids": ids}))
+    earlier = _earlier(batch, heads, connection)
+    commits = _commits_at(_doubtful(batch, heads, earlier), connection)
+    results = [_place(each, heads.get(each.document_id), earlier, commits) for each in batch]
     fresh = [
         (each, result)
         for each, result in zip(batch, results, strict=True)
-        if isinstance(result, Appended) and (each.document_id, each.commit) not in earlier
+        if isinstance(result, Appended) and each.document_id not in earlier
     ]
     if fresh:
         _write(fresh, now, connection)
     return results
 
 
+def _earlier(
+    batch: Sequence[Append], heads: Mapping[DocumentId, Head], connection: Connection
+) -> Mapping[DocumentId, tuple[Seq, Seq]]:
+    """First and last Seq of those appends that the log has already (UL4)."""
+    last = {
+        (row[0], row[1]): row[2]
+        for row in connection.execute(_EARLIER_COMMITS, {"commits": [each.commit for each in batch]})
+    }
+    found: dict[DocumentId, tuple[Seq, Seq]] = {}
+    for each in batch:
+        head = heads.get(each.document_id)
+        if head is not None and head.commit == each.commit:
+            seq = head.seq  # its rows may be purged already
+        elif (each.document_id, each.commit) in last:
+            seq = last[each.document_id, each.commit]
+        else:
+            continue
+        # Counted back from the last: the oldest rows are purged first, so the first may be gone.
+        found[each.document_id] = (Seq(seq - len(each.updates) + 1), Seq(seq))
+    return found
+
+
+def _doubtful(
+    batch: Sequence[Append], heads: Mapping[DocumentId, Head], earlier: Mapping[DocumentId, tuple[Seq, Seq]]
+) -> Sequence[_Spot]:
+    """The rows that must be looked at to decide the batch: none as long as every appender knows the head."""
+    spots: list[_Spot] = []
+    for each in batch:
+        if each.document_id in earlier:
+            spots.append((each.document_id, Seq(earlier[each.document_id][0] - 1)))
+        elif each.document_id in heads and each.after not in (BEGINNING, heads[each.document_id]):
+            spots.append((each.document_id, each.after.seq))
+    return spots
+
+
+def _commits_at(spots: Sequence[_Spot], connection: Connection) -> Mapping[_Spot, CommitId]:
+    """Which commits wrote the rows that are asked for; those that are not stored are left out."""
+    if not spots:
+        return {}
+    return {(row[0], row[1]): CommitId(row[2]) for row in connection.execute(_COMMITS_AT, {"places": spots})}
+
+
+def _commit_at(document_id: DocumentId, seq: Seq, connection: Connection) -> CommitId | None:
+    return _commits_at([(document_id, seq)], connection).get((document_id, seq))
+
+
 def _place(
-    append: Append, head: _Head | None, earlier: Mapping[tuple[DocumentId, int], tuple[Seq, Seq]]
+    append: Append,
+    head: Head | None,
+    earlier: Mapping[DocumentId, tuple[Seq, Seq]],
+    commits: Mapping[_Spot, CommitId],
 ) -> AppendResult:
     """Where this append stands, or goes."""
+    document_id, after = append.document_id, append.after
     if head is None:
-        return Gone(append.document_id)
-    before = earlier.get((append.document_id, append.commit))
-    if before is not None:
-        return Appended(append.document_id, *before)
-    if head.commit != append.expected:
-        return Diverged(append.document_id)
-    return Appended(append.document_id, Seq(head.seq + 1), Seq(head.seq + len(append.updates)))
+        return Gone(document_id)
+    if document_id in earlier:
+        first, last = earlier[document_id]
+        return Appended(
+            document_id, first, last, NO_COMMIT if first == 1 else commits.get((document_id, Seq(first - 1)))
+        )
+    if not _holds(after, head, commits.get((document_id, after.seq))):
+        return Diverged(document_id)
+    return Appended(document_id, Seq(head.seq + 1), Seq(head.seq + len(append.updates)), head.commit)
+
+
+def _holds(place: Head, head: Head, written_by: CommitId | None) -> bool:
+    """Whether a log with this head holds `place`. written_by: the commit of the stored row of that Seq."""
+    return place in (BEGINNING, head) or written_by == place.commit
 
 
 def _write(fresh: Sequence[tuple[Append, Appended]], now: float, connection: Connection) -> None:
@@ -152,13 +227,24 @@ def _write(fresh: Sequence[tuple[Append, Appended]], now: float, connection: Con
         for seen in each.bindings
     ]
     if bindings:
-        connection.execute(_BIND_CLIENTS, bindings)
+        connection.execute(insert_or(document_clients, connection).on_conflict_do_nothing(), bindings)
+
+
+def _as_heads(rows: Iterable[Row[UUID, int, int]]) -> dict[DocumentId, Head]:
+    return {DocumentId(row[0]): Head(Seq(row[1]), CommitId(row[2])) for row in rows}
+
+
+def _heads(document_ids: Sequence[DocumentId], connection: Connection) -> Mapping[DocumentId, Head]:
+    return _as_heads(connection.execute(_HEADS, {"ids": document_ids}))
+
+
+def _head(document_id: DocumentId, connection: Connection, *, lock: bool = False) -> Head | None:
+    query = _LOCKED_HEADS if lock else _HEADS
+    return _as_heads(connection.execute(query, {"ids": [document_id]})).get(document_id)
 
 
 def _load(document_id: DocumentId, connection: Connection) -> StoredDocument | None:
-    head = connection.execute(
-        select(documents.c.head_seq, documents.c.head_commit).where(documents.c.id == document_id)
-    ).first()
+    head = _head(document_id, connection)
     if head is None:
         return None
     table = document_segments.c
@@ -171,10 +257,10 @@ def _load(document_id: DocumentId, connection: Connection) -> StoredDocument | N
         )
     ]
     covered = segments[-1].last if segments else Seq(0)
-    updates = _updates(document_id, Seq(covered + 1), head[0], connection)
-    if len(updates) != head[0] - covered:
-        raise StorageError(f"the log of document {document_id} lacks updates between {covered + 1} and {head[0]}")
-    return StoredDocument(document_id, Seq(head[0]), CommitId(head[1]), segments, updates)
+    updates = _updates(document_id, Seq(covered + 1), head.seq, connection)
+    if len(updates) != head.seq - covered:
+        raise StorageError(f"the log of document {document_id} lacks updates between {covered + 1} and {head.seq}")
+    return StoredDocument(document_id, head, segments, updates)
 
 
 def _updates(document_id: DocumentId, first: Seq, last: Seq, connection: Connection) -> Sequence[StoredUpdate]:
@@ -187,10 +273,36 @@ def _updates(document_id: DocumentId, first: Seq, last: Seq, connection: Connect
     return [StoredUpdate(Seq(row[0]), row[1]) for row in rows]
 
 
+def _changes(document_id: DocumentId, after: Head, limit: int, connection: Connection) -> Changes | Diverged | Gone:
+    head = _head(document_id, connection)
+    if head is None:
+        return Gone(document_id)
+    if not _holds(after, head, _commit_at(document_id, after.seq, connection)):
+        return Diverged(document_id)
+    last = min(head.seq, after.seq + limit)
+    table = document_updates.c
+    rows = connection.execute(
+        select(table.seq, table.payload, table.commit_id)
+        .where(table.document_id == document_id, table.seq.between(after.seq + 1, last))
+        .order_by(table.seq)
+    ).all()
+    if len(rows) != last - after.seq:
+        return Diverged(document_id)
+    newest = Head(Seq(rows[-1][0]), CommitId(rows[-1][2])) if rows else after
+    return Changes(newest, [StoredUpdate(Seq(row[0]), row[1]) for row in rows])
+
+
 def _add_segments(
-    document_id: DocumentId, place: Place, segments: Sequence[StoredSegment], now: float, connection: Connection
+    document_id: DocumentId,
+    place: Place,
+    segments: Sequence[StoredSegment],
+    at: Head,
+    now: float,
+    connection: Connection,
 ) -> bool:
-    head = connection.scalar(select(documents.c.head_seq).where(documents.c.id == document_id).with_for_update())
+    head = _head(document_id, connection, lock=True)
+    if head is None or not _holds(at, head, _commit_at(document_id, at.seq, connection)):
+        return False
     table = document_segments.c
     stored = [
         (Seq(row[0]), Seq(row[1]))
@@ -198,7 +310,7 @@ def _add_segments(
             select(table.first_seq, table.last_seq).where(table.document_id == document_id).order_by(table.first_seq)
         )
     ]
-    if head is None or not place.fits(stored, head):
+    if not place.fits(stored, head.seq):
         return False
     if place.replaces:
         connection.execute(
@@ -206,6 +318,18 @@ def _add_segments(
                 table.document_id == document_id, table.first_seq.in_([first for first, _ in place.replaces])
             )
         )
+    _write_segments(document_id, segments, now, connection)
+    connection.execute(
+        update(documents)
+        .where(documents.c.id == document_id, documents.c.covered_seq < place.last)
+        .values(covered_seq=place.last)
+    )
+    return True
+
+
+def _write_segments(
+    document_id: DocumentId, segments: Sequence[StoredSegment], now: float, connection: Connection
+) -> None:
     connection.execute(
         insert(document_segments),
         [
@@ -220,7 +344,6 @@ def _add_segments(
             for each in segments
         ],
     )
-    return True
 
 
 def _purge_covered(document_id: DocumentId, saved_before: float, limit: int, connection: Connection) -> int:
@@ -236,6 +359,21 @@ def _purge_covered(document_id: DocumentId, saved_before: float, limit: int, con
         .order_by(table.seq)
         .limit(limit)
     )
-    return connection.execute(
+    purged = connection.execute(
         delete(document_updates).where(table.document_id == document_id, table.seq.in_(oldest.scalar_subquery()))
     ).rowcount
+    if purged:
+        _note_purged(document_id, covered, connection)
+    return purged
+
+
+def _note_purged(document_id: DocumentId, covered: int, connection: Connection) -> None:
+    """Move `purged_seq` up to the last row before the first that is left."""
+    table = document_updates.c
+    left = connection.scalar(select(func.min(table.seq)).where(table.document_id == document_id, table.seq <= covered))
+    purged = covered if left is None else left - 1
+    connection.execute(
+        update(documents)
+        .where(documents.c.id == document_id, documents.c.purged_seq < purged)
+        .values(purged_seq=purged)
+    )

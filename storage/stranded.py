@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import Connection
 
 from schemas.ids import DocumentId
 from storage.contracts import StrandedChange
 from storage.database import SqlDatabase
 from storage.tables import stranded_changes
+from storage.upsert import insert_or
 
 
 class SqlStrandedChanges:
@@ -33,7 +33,7 @@ class SqlStrandedChanges:
 def _keep(change: StrandedChange, now: float, connection: Connection) -> None:
     values = {"payload": change.payload, "reason": change.reason, "kept_at": now}
     connection.execute(
-        insert_or(stranded_changes)
+        insert_or(stranded_changes, connection)
         .values(document_id=change.document_id, user_id=change.user_id, client_id=change.client_id, **values)
         .on_conflict_do_update(index_elements=["document_id", "user_id", "client_id"], set_=values)
     )

@@ -3,17 +3,21 @@
 from typing import Final
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Column,
     Double,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     Uuid,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata: Final = MetaData(
     naming_convention={
@@ -24,6 +28,8 @@ metadata: Final = MetaData(
     }
 )
 """Moments are seconds since 1970 (UTC) as double precision. Ids are UUIDv7 made by the server."""
+
+_Json: Final = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 users: Final = Table(
     "users",
@@ -64,6 +70,13 @@ courses: Final = Table(
     Column("title", String(300), nullable=False),
     Column("visibility", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
+    # The projection of the course's document, and the Seq up to which the log went into it.
+    Column("graph", _Json),
+    Column("graph_seq", BigInteger),
+    # Only on PostgreSQL; jsonb_path_ops answers containment (@>) from a third of the space.
+    Index("ix_courses_graph", "graph", postgresql_using="gin", postgresql_ops={"graph": "jsonb_path_ops"}).ddl_if(
+        dialect="postgresql"
+    ),
 )
 
 course_members: Final = Table(
@@ -87,6 +100,11 @@ documents: Final = Table(
     Column("head_seq", BigInteger, nullable=False),
     Column("head_commit", BigInteger, nullable=False),
     Column("derived_seq", BigInteger, nullable=False),
+    # Up to here segments cover the log; up to here every update row is purged. The sweeper looks for work by them.
+    Column("covered_seq", BigInteger, nullable=False, server_default="0"),
+    Column("purged_seq", BigInteger, nullable=False, server_default="0"),
+    # Why writes are refused for now, such as a damaged row that awaits repair; NULL: they are not.
+    Column("read_only_reason", String(64)),
     Column("created_at", Double, nullable=False),
 )
 
@@ -137,4 +155,41 @@ stranded_changes: Final = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("reason", String(32), nullable=False),
     Column("kept_at", Double, nullable=False),
+)
+
+# Update rows that repair took out of a log, as they were, and why.
+quarantined_updates: Final = Table(
+    "quarantined_updates",
+    metadata,
+    Column("document_id", Uuid, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("user_id", Uuid),
+    Column("commit_id", BigInteger, nullable=False),
+    Column("saved_at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantined_at", Double, nullable=False),
+)
+
+# What happened, for statistics. PostgreSQL keeps a table for each month (storage/partitions.py), so the time is in the key.
+analytics_events: Final = Table(
+    "analytics_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", Double, primary_key=True),
+    Column("course_id", Uuid, nullable=False),
+    Column("user_id", Uuid),
+    Column("kind", String(32), nullable=False),
+    Column("payload", _Json, nullable=False),
+    Index("ix_analytics_events_course_id_at", "course_id", "at"),
+    postgresql_partition_by="RANGE (at)",
+)
+
+# Which instance does a job that one must do at a time, and until when it may (storage/leases.py).
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", Double, nullable=False),
 )
