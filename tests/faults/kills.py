@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from tests.faults.log_check import Losses, Reading, check_log, copy_log
+from tests.faults.log_check import Losses, Reading, check_copy, copy_log
 from tests.faults.writer import Writer, write_while_it_serves
 from tests.server_process import ServerProcess
 
@@ -126,7 +126,7 @@ class _KillLoop:
             # The copy is read while the server recovers the original; no client is there before both are done.
             restart = asyncio.create_task(asyncio.to_thread(self.server.start))
             try:
-                await check_log(self._copy, {group.course: group.acknowledged() for group in self._groups})
+                await check_copy(self._copy, {group.course: group.acknowledged() for group in self._groups})
             finally:
                 await restart
             if kill % KILLS_PER_LINE == 0:
@@ -134,7 +134,7 @@ class _KillLoop:
         await self._finish_courses()
         await asyncio.to_thread(self.server.stop)
         copy_log(self.server.data_dir, self._copy)
-        return await check_log(self._copy, {group.course: group.acknowledged() for group in self._earlier})
+        return await check_copy(self._copy, {group.course: group.acknowledged() for group in self._earlier})
 
     def _writers(self) -> list[Writer]:
         return [writer for group in self._groups for writer in group.writers]

@@ -1,4 +1,4 @@
-"""Look into the log of a server that is not there: fresh processes read a copy of it, and stock Yjs opens it."""
+"""Look into a log: fresh processes read it, and stock Yjs opens it."""
 
 import asyncio
 import json
@@ -17,13 +17,18 @@ READ_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What stock Yjs made of a course's log. kind: `opened` or `raw`, see `read_log`. pending: see `read_log.mjs`."""
+    """What stock Yjs made of a course's log. kind: `opened` or `raw`, see `read_log`. pending: see `read_log.mjs`.
+
+    edits: keys of the map `edits`. latest: what the map `latest` holds. state: the state vector.
+    """
 
     course: str
     kind: str
     count: int
     pending: int | None
     edits: frozenset[str]
+    latest: Mapping[str, str]
+    state: Mapping[int, int]
 
 
 class Losses(Exception):
@@ -43,17 +48,21 @@ def copy_log(data_dir: Path, copy: Path) -> None:
             shutil.copy(file, copy)
 
 
-async def check_log(copy: Path, acknowledged: Mapping[str, Set[str]]) -> list[Reading]:
-    """Have fresh processes read a copy of the log, and remove it.
+async def check_copy(copy: Path, acknowledged: Mapping[str, Set[str]]) -> list[Reading]:
+    """Have fresh processes read a copy of the log, and remove it. Otherwise as `check_log`."""
+    try:
+        return await check_log(f"sqlite:///{copy / 'constructure.db'}", acknowledged)
+    finally:
+        shutil.rmtree(copy)
+
+
+async def check_log(database_url: str, acknowledged: Mapping[str, Set[str]]) -> list[Reading]:
+    """Have fresh processes read the log.
 
     acknowledged: the edits that must be there, by course. Raises Losses where one is missing or anything is pending.
     """
-    try:
-        address = f"sqlite:///{copy / 'constructure.db'}"
-        log = await _output(sys.executable, "-m", "tests.faults.read_log", address, *acknowledged, given=b"")
-        readings = [_reading(line) for line in (await _output("node", str(READER), given=log)).splitlines()]
-    finally:
-        shutil.rmtree(copy)
+    log = await _output(sys.executable, "-m", "tests.faults.read_log", database_url, *acknowledged, given=b"")
+    readings = [_reading(line) for line in (await _output("node", str(READER), given=log)).splitlines()]
     faults = [
         f"{each.kind} update {each.pending} of course {each.course} loads with something pending"
         for each in readings
@@ -69,7 +78,16 @@ async def check_log(copy: Path, acknowledged: Mapping[str, Set[str]]) -> list[Re
 
 def _reading(line: bytes) -> Reading:
     found = json.loads(line)
-    return Reading(found["course"], found["kind"], found["count"], found["pending"], frozenset(found["edits"]))
+    state = {int(client): clock for client, clock in found["state"].items()}
+    return Reading(
+        found["course"],
+        found["kind"],
+        found["count"],
+        found["pending"],
+        frozenset(found["edits"]),
+        found["latest"],
+        state,
+    )
 
 
 async def _output(*command: str, given: bytes) -> bytes:

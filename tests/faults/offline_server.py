@@ -11,7 +11,6 @@ from constructure_sync.protocol.state_vector import decode_state_vector, encode_
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE, delete_set_update, join_updates
 from constructure_sync.replica.jobs import FoldedPiece, compact, fold, replay
 from constructure_sync.rooms.history import Entry, History, Piece, covers
-from schemas.ids import Seq
 
 OPEN, CLOSE, UPDATE, STEP1, STEP2 = range(5)
 """Kinds of messages: a client connects or leaves (to a client: its line was cut); an update; the two steps of a sync."""
@@ -121,7 +120,7 @@ class OfflineServer:
     def fold(self) -> None:
         """Fold the whole tail, as a room does with its saved part."""
         history = self.history
-        history.saved, history.saved_seq = history.head, Seq(len(self._rows))
+        history.mark_saved(history.head)
         segments, entries = history.segments, len(history.tail)
         is_last_small = bool(segments) and len(segments[-1].framed) < self._segment_bytes // 2
         first = len(segments) - 1 if is_last_small else len(segments)
@@ -160,11 +159,11 @@ class OfflineServer:
             summary = Summary.decode(encoded)
             if not is_long:
                 history.known.add_summary(summary)
-            history.load_segment(update, summary.ranges, bool(summary.deletes), Seq(0))
+            history.load_segment(update, summary.ranges, bool(summary.deletes))
         for piece in folded:
-            history.load_segment(piece.update, piece.ranges, piece.has_deletes, Seq(0))
+            history.load_segment(piece.update, piece.ranges, piece.has_deletes)
         for row in [] if is_long else self._rows:
-            history.load_update(history.known.close(row))
+            history.append(history.known.close(row), origin=0, user_id=None, taken_at=0.0)
         return history
 
     # What the document is

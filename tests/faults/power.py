@@ -165,8 +165,8 @@ async def _load(database: Database, course: str) -> StoredDocument | None:
         return None
     stored = await database.log.load(document_id)
     if stored is not None:
-        rows = await database.log.history(document_id, Seq(1), stored.head)
-        if [row.seq for row in rows] != list(range(1, stored.head + 1)):
+        rows = await database.log.history(document_id, Seq(1), stored.head.seq)
+        if [row.seq for row in rows] != list(range(1, stored.head.seq + 1)):
             raise StorageError("the log has holes")
     return stored
 

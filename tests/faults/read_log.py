@@ -20,7 +20,8 @@ from storage.open import Database, open_database
 async def read(database_url: str, courses: Sequence[str]) -> None:
     """Print the log of these courses. Raises RuntimeError where the database is damaged or a course is gone."""
     async with await open_database(database_url) as database:
-        found = await integrity(database)
+        # Postgres checks each page as it is read.
+        found = await integrity(database) if database_url.startswith("sqlite:") else "ok"
         if found != "ok":
             raise RuntimeError(f"the database is damaged: {found}")
         for course in courses:
@@ -29,8 +30,8 @@ async def read(database_url: str, courses: Sequence[str]) -> None:
             if document_id is None or stored is None:
                 raise RuntimeError(f"course {course} is gone")
             _print(course, "opened", stored_updates(stored))
-            rows = await database.log.history(document_id, Seq(1), stored.head)
-            if [row.seq for row in rows] != list(range(1, stored.head + 1)):
+            rows = await database.log.history(document_id, Seq(1), stored.head.seq)
+            if [row.seq for row in rows] != list(range(1, stored.head.seq + 1)):
                 raise RuntimeError(f"the log of course {course} has holes")
             _print(course, "raw", [row.payload for row in rows])
 
