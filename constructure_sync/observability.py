@@ -17,6 +17,7 @@ SOCKETS_CLOSED = Counter("websocket_closed_total", "WebSockets closed by the ser
 CONNECTIONS_BEHIND = Gauge("connections_behind", "Connections that have not taken what is there for them.")
 
 ROOMS = Gauge("rooms", "Rooms of this instance, by state.", ("state",))
+ROOMS_LOADED = Counter("rooms_loaded_total", "Loads of a document into a room that were begun.")
 UPDATES_TAKEN = Counter("updates_taken_total", "Updates that entered a room's history.")
 UPDATES_EMPTY = Counter("updates_empty_total", "Updates that held nothing new.")
 UPDATES_CUT = Counter(

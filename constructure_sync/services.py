@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from auth.documents import Denied, DocumentAccess, Grant
 from auth.passwords import Passwords
 from auth.tokens import Tokens
+from constructure_sync.bus.local import LocalBus, LocalHub
 from constructure_sync.graph.deriver import Deriver
 from constructure_sync.observability import get_logger
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
@@ -180,8 +181,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         limits = room_limits(settings)
         budget = Budget(limits.in_flight_bytes)
         deriver = Deriver(database.log, database.courses, projections)
+        bus = LocalBus(LocalHub(), randomness.getrandbits(53), loop)
         room_services = RoomServices(
-            loop, limits, log_writer, workers, database.stranded, budget, randomness, deriver.changed
+            loop=loop,
+            limits=limits,
+            log=database.log,
+            bus=bus,
+            log_writer=log_writer,
+            workers=workers,
+            stranded=database.stranded,
+            budget=budget,
+            randomness=randomness,
+            on_saved=deriver.changed,
         )
         retention = settings.raw_row_retention_days * 86_400
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
@@ -198,7 +209,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(log_writer.run(), name="log writer"),
+                tasks.create_task(bus.run(), name="bus"),
                 tasks.create_task(rooms.run(), name="rooms"),
+                tasks.create_task(rooms.follow_heads(), name="heads of the logs"),
                 tasks.create_task(gate.run(), name="rights"),
                 tasks.create_task(deriver.run(), name="deriver"),
             ]

@@ -71,7 +71,7 @@ class Deriver:
             stored = await self._stored.load(document_id)
             if stored is None:
                 return
-            head = stored.head
+            head = stored.head.seq
             facts = await self._project(document_id, Seq(0), head, stored_updates(stored))
         self._places[document_id] = head
         if len(self._places) > _REMEMBERED_PLACES:

@@ -221,7 +221,7 @@ class Connection:
         is_gap = bool(missing) and not self._fruitless.issuperset(missing)
         if self.receipts is not None:
             self.receipts.note(head, gap=is_gap)
-            self.send_receipt(self.receipts.saved(self.room.history.saved))
+            self.send_receipt(self.receipts.saved(self.room.saved_to))
         if is_gap:
             self.ask()
 
@@ -239,7 +239,7 @@ class Connection:
         """Everything that such an answer held is in the history."""
         if self.receipts is not None:
             self.receipts.close_gaps(self.room.history.head)
-            self.send_receipt(self.receipts.saved(self.room.history.saved))
+            self.send_receipt(self.receipts.saved(self.room.saved_to))
 
     # ------------------------------------------------------------------ the cursor
 
@@ -342,7 +342,7 @@ class Connection:
         """Tell that the first `number` write messages are saved; while congested, the newest number waits."""
         self._receipt_due = number or self._receipt_due
         if self._receipt_due and not self.is_congested:
-            self._write(frame(receipt(self._receipt_due, self.room.history.saved_seq)))
+            self._write(frame(receipt(self._receipt_due, self.room.log_seq)))
             self._receipt_due = 0
 
     def sweep(self, now: float) -> None:

@@ -15,7 +15,7 @@ from constructure_sync.protocol.known import ClosedPart, Known
 from constructure_sync.protocol.messages import sync_step2, update_message
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE, delete_set_update
 from constructure_sync.replica.jobs import FoldedPiece
-from schemas.ids import Seq, UserId
+from schemas.ids import UserId
 
 Ranges = Sequence[tuple[int, int, int]]
 
@@ -47,18 +47,17 @@ class Piece:
 
 
 class Segment(Piece):
-    """Old updates merged into one of about `segment_bytes`. All of it is saved; `last` is the Seq of its last update."""
+    """Old updates merged into one of about `segment_bytes`. All of it is saved."""
 
-    __slots__ = ("last",)
+    __slots__ = ()
 
-    def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool, last: Seq) -> None:
+    def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool) -> None:
         # Compaction puts deletes into a piece of their own, behind structs that imply them: its summary tells of none.
         super().__init__(update, ranges, has_deletes or not ranges)
-        self.last = last
 
 
 class Entry(Piece):
-    """One update as it was taken. origin: number of the connection it came from; that one is not sent it again."""
+    """One update as it was taken. origin: number of the connection it came from, which is not sent it again; 0: the log."""
 
     __slots__ = ("origin", "taken_at", "user_id")
 
@@ -88,7 +87,6 @@ class History:
         "_saved_bytes",
         "known",
         "saved",
-        "saved_seq",
         "segments",
         "size",
         "tail",
@@ -100,8 +98,7 @@ class History:
         self.segments: list[Segment] = []
         self.tail: list[Entry] = []
         self.tail_start = 0
-        self.saved = 0
-        self.saved_seq = Seq(0)
+        self.saved = 0  # position before which everything has been in the log
         self.size = 0
         self._deletes_frame = b""
         self._saved_bytes = 0  # of the tail
@@ -116,16 +113,10 @@ class History:
         """The position of the first piece."""
         return self.tail_start - len(self.segments)
 
-    def load_segment(self, update: bytes, ranges: Ranges, has_deletes: bool, last: Seq) -> None:
+    def load_segment(self, update: bytes, ranges: Ranges, has_deletes: bool) -> None:
         """Take a stored segment, of which `known` knows already; only while the tail is empty."""
-        self.segments.append(Segment(update, ranges, has_deletes, last))
+        self.segments.append(Segment(update, ranges, has_deletes))
         self.size += len(update)
-        self.saved_seq = last
-
-    def load_update(self, part: ClosedPart) -> None:
-        """Take a stored update that follows the segments; its Seq is the one after the last."""
-        self.append(part, origin=0, user_id=None, taken_at=0.0)
-        self.mark_saved(1, Seq(self.saved_seq + 1))
 
     def append(self, part: ClosedPart, origin: int, user_id: UserId | None, taken_at: float) -> Entry:
         """Take the closed part of an update at the head."""
@@ -146,16 +137,17 @@ class History:
             raise IndexError(position)
         return self.segments[index]
 
-    def unsaved(self) -> list[Entry]:
-        """Return the entries that no commit holds yet, in order."""
-        return self.tail[self.saved - self.tail_start :]
+    def pieces(self) -> list[tuple[int, Piece]]:
+        """Return every piece with its position."""
+        pieces: list[Piece] = [*self.segments, *self.tail]
+        return list(enumerate(pieces, self.first))
 
-    def mark_saved(self, count: int, last: Seq) -> None:
-        """The next `count` entries are committed; the last of them has this Seq."""
-        begin = self.saved - self.tail_start
-        self._saved_bytes += sum([entry.size for entry in self.tail[begin : begin + count]])
-        self.saved += count
-        self.saved_seq = last
+    def mark_saved(self, position: int) -> None:
+        """Everything before this position is in the log."""
+        if position > self.saved:
+            begin, end = self.saved - self.tail_start, position - self.tail_start
+            self._saved_bytes += sum([entry.size for entry in self.tail[begin:end]])
+            self.saved = position
 
     def foldable(self, segment_bytes: int, fold_entries: int) -> int:
         """Return how many saved entries at the tail's beginning are worth a segment now; 0: none."""
@@ -168,11 +160,10 @@ class History:
         The new segments hold the same content; cursors below the new tail are moved with `moved`.
         """
         folded = Folded(first_replaced, self.tail_start, len(self.segments))
-        last = Seq(self.saved_seq - (self.saved - self.tail_start) + entries)
         replaced: list[Piece] = [*self.segments[first_replaced:], *self.tail[:entries]]
         self.size -= sum(piece.size for piece in replaced)
         self._saved_bytes -= sum(entry.size for entry in self.tail[:entries])
-        segments = [Segment(piece.update, piece.ranges, piece.has_deletes, last) for piece in merged]
+        segments = [Segment(piece.update, piece.ranges, piece.has_deletes) for piece in merged]
         self.size += sum(piece.size for piece in segments)
         self.segments[first_replaced:] = segments
         del self.tail[:entries]

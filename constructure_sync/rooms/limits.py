@@ -26,5 +26,8 @@ class RoomLimits:
     idle_grace: float = 30.0
     close_delay: float = 1.0
     conveyed_grace: float = 5.0
+    hole_grace: float = 0.05
+    head_look: float = 5.0
+    subscribe_timeout: float = 1.0
     load_timeout: float = 30.0
     worker_timeout: float = 60.0

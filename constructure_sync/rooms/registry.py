@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+from constructure_sync.bus.contracts import DocumentMessage, InstanceId
 from constructure_sync.errors import ConstructureError
-from constructure_sync.observability import CONNECTIONS_BEHIND, ROOMS, get_logger
+from constructure_sync.observability import CONNECTIONS_BEHIND, ROOMS, ROOMS_LOADED, get_logger
 from constructure_sync.persistence.compactor import Compactor, decode_pieces
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.closes import RESTART
@@ -19,8 +20,8 @@ from constructure_sync.rooms.history import History
 from constructure_sync.rooms.room import Room
 from constructure_sync.rooms.services import RoomServices
 from constructure_sync.rooms.socket import Socket
-from schemas.ids import DocumentId, Seq
-from storage.contracts import StoredDocument, UpdateLog
+from schemas.ids import DocumentId
+from storage.contracts import StorageError, StoredDocument, UpdateLog
 
 P = ParamSpec("P")
 
@@ -31,6 +32,34 @@ _LONG_TAIL_BYTES = 64 * 1024
 
 class DocumentNotFound(ConstructureError):
     """No document has this id."""
+
+
+class _Listener:
+    """Hears the bus for a document from before its room is loaded, so that nothing falls between the two."""
+
+    __slots__ = ("_has_heard", "_room")
+
+    def __init__(self) -> None:
+        self._room: Room | None = None
+        self._has_heard = False
+
+    def heard(self, instance: InstanceId, message: DocumentMessage) -> None:
+        if self._room is None:
+            self._has_heard = True
+        else:
+            self._room.heard(instance, message)
+
+    def missed(self) -> None:
+        if self._room is None:
+            self._has_heard = True
+        else:
+            self._room.missed()
+
+    def pass_on_to(self, room: Room) -> None:
+        """From now on the room hears for itself."""
+        self._room = room
+        if self._has_heard:
+            room.missed()
 
 
 class Rooms:
@@ -46,6 +75,7 @@ class Rooms:
         self._discarded: set[Room] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._look = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -79,16 +109,24 @@ class Rooms:
 
     async def _load(self, document_id: DocumentId) -> Room:
         ROOMS.labels("loading").inc()
+        ROOMS_LOADED.inc()
+        bus, listener = self._services.bus, _Listener()
         try:
             async with asyncio.timeout(self._services.limits.load_timeout):
+                # Before the load, so that no commit falls between the two. With the bus away the look at the heads tells.
+                await bus.subscribe(document_id, listener, self._services.limits.subscribe_timeout)
                 stored = await self._stored.load(document_id)
                 if stored is None:
                     raise DocumentNotFound(str(document_id))
                 history = await self._history(stored)
+        except BaseException:
+            bus.unsubscribe(document_id)
+            raise
         finally:
             ROOMS.labels("loading").dec()
-        room = Room(document_id, history, stored.commit, self._services, self)
+        room = Room(document_id, history, stored.head, self._services, self)
         self._rooms[document_id] = room
+        listener.pass_on_to(room)
         ROOMS.labels("live").inc()
         self.emptied(room)  # should nobody come who waited for it
         return room
@@ -104,16 +142,16 @@ class Rooms:
                 replay, summaries, payloads, limits.segment_bytes, timeout=limits.worker_timeout
             )
         updates = [piece for segment in stored.segments for piece in decode_pieces(segment.payload)]
-        covered = stored.segments[-1].last if stored.segments else Seq(0)
         for update, encoded in zip(updates, summaries, strict=True):
             summary = Summary.decode(encoded)
             if not is_long:
                 history.known.add_summary(summary)
-            history.load_segment(update, summary.ranges, bool(summary.deletes), covered)
+            history.load_segment(update, summary.ranges, bool(summary.deletes))
         for piece in folded:
-            history.load_segment(piece.update, piece.ranges, piece.has_deletes, stored.head)
+            history.load_segment(piece.update, piece.ranges, piece.has_deletes)
         for payload in [] if is_long else payloads:
-            history.load_update(history.known.close(payload))
+            history.append(history.known.close(payload), origin=0, user_id=None, taken_at=0.0)
+        history.mark_saved(history.head)
         return history
 
     def join(self, room: Room, member: Member, socket: Socket, on_end: Callable[[], None]) -> Connection:
@@ -162,6 +200,7 @@ class Rooms:
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.document_id) is room:
             del self._rooms[room.document_id]
+            self._services.bus.unsubscribe(room.document_id)
             ROOMS.labels("live").dec()
         eviction = self._evictions.pop(room.document_id, None)
         if eviction is not None:
@@ -182,6 +221,43 @@ class Rooms:
                     room.updates_since_compaction = 0
                     self._own("compact while open", self._compactor.compact_if_worth, room.document_id)
             CONNECTIONS_BEHIND.set(behind)
+
+    def look_soon(self) -> None:
+        """The bus may have lost messages: look at the heads of the logs before the next turn."""
+        self._look.set()
+
+    async def follow_heads(self) -> None:
+        """Look at the heads of all open rooms' logs for ever: there shows what the bus lost (R6), and what went back (R9)."""
+        limits, randomness = self._services.limits, self._services.randomness
+        while True:
+            try:
+                async with asyncio.timeout(limits.head_look):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            # When a bus comes back, every instance is told so at once.
+            await asyncio.sleep(limits.hole_grace * randomness.uniform(1.0, 2.0))
+            self._look.clear()
+            try:
+                await self._look_at_heads()
+            except (StorageError, TimeoutError) as error:
+                _log.warning("heads_not_seen", error=repr(error))
+
+    async def _look_at_heads(self) -> None:
+        """One look; compared with what was known before it, since logs go on while they are looked at."""
+        before = {room: room.log_head for room in self._rooms.values()}
+        if not before:
+            return
+        async with asyncio.timeout(self._services.limits.load_timeout):
+            heads = await self._stored.heads([room.document_id for room in before])
+        for room, known in before.items():
+            head = heads.get(room.document_id)
+            if self._rooms.get(room.document_id) is not room:
+                continue
+            if head is None:
+                room.document_is_gone()
+            else:
+                room.head_seen(head, known)
 
     async def drain(self, time_limit: float) -> None:
         """Have everything saved and end what the rooms still do. Raises nothing: what cannot be saved in time is logged."""

@@ -9,6 +9,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol
 
+from constructure_sync.bus.contracts import (
+    DocumentMessage,
+    InstanceId,
+    Saved,
+)
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.observability import (
     LIMIT_REACHED,
@@ -22,7 +27,6 @@ from constructure_sync.observability import (
 )
 from constructure_sync.protocol.closed_part import nothing
 from constructure_sync.protocol.closes import (
-    BY_CODE,
     DELETED,
     FORBIDDEN,
     INTERNAL_ERROR,
@@ -37,26 +41,28 @@ from constructure_sync.protocol.state_vector import encode_state_vector
 from constructure_sync.replica.jobs import FoldedPiece, close_update, fold
 from constructure_sync.replica.pool import WorkerFailed
 from constructure_sync.rooms.connection import Connection, Member
+from constructure_sync.rooms.follower import Follower
 from constructure_sync.rooms.history import Entry, History, Piece, covers
+from constructure_sync.rooms.outbox import Outbox
 from constructure_sync.rooms.payloads import Payloads
 from constructure_sync.rooms.presence import ROLL_CALL_SECONDS, Presence
+from constructure_sync.rooms.refusals import Refusals
 from constructure_sync.rooms.services import RoomServices
 from constructure_sync.rooms.socket import Socket
-from constructure_sync.rooms.stranding import Stranding
-from schemas.ids import CommitId, DocumentId, UserId
+from schemas.ids import CommitId, DocumentId, Seq, UserId
 from storage.contracts import (
     Append,
     Appended,
     ClientBinding,
     Diverged,
     Gone,
+    Head,
     NewUpdate,
 )
 
 P = ParamSpec("P")
 
 _log = get_logger()
-_READ_ONLY = "your role does not allow changes"
 
 
 class RoomOwner(Protocol):
@@ -68,12 +74,15 @@ class RoomOwner(Protocol):
     def discarded(self, room: "Room") -> None:
         """The room cannot go on: whoever comes next loads the document afresh."""
 
+    def look_soon(self) -> None:
+        """The bus may have lost something: the heads of the logs are to be looked at."""
+
 
 class Room:
     """See the module. Connections call `take`, `leave` and `presence_changed`; the log writer calls `saved`."""
 
     def __init__(
-        self, document_id: DocumentId, history: History, commit: CommitId, services: RoomServices, owner: RoomOwner
+        self, document_id: DocumentId, history: History, head: Head, services: RoomServices, owner: RoomOwner
     ) -> None:
         self.document_id = document_id
         self.history = history
@@ -84,7 +93,9 @@ class Room:
         self.is_discarded = False
         self._services = services
         self._owner = owner
-        self._commit = commit
+        self._follower = Follower(self, head, services)
+        self._outbox = Outbox()
+        self._in_flight: Append | None = None
         self._with_receipts: list[Connection] = []
         self._next_number = 0
         self._flushed = history.head
@@ -97,7 +108,7 @@ class Room:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_folding = False
         self.updates_since_compaction = 0
-        self._stranding = Stranding(document_id, services.stranded, services.workers, services.limits)
+        self._refusals = Refusals(self, services)
 
     def now(self) -> float:
         return self.loop.time()
@@ -105,7 +116,24 @@ class Room:
     @property
     def is_clean(self) -> bool:
         """Whether nothing is unsaved and nothing is being read, so that the room may go."""
-        return self.history.saved == self.history.head and not self._tasks
+        return not self._outbox and not self._tasks
+
+    @property
+    def saved_to(self) -> int:
+        """The position before which everything is saved; while the room heals, nothing is known to be."""
+        if self._follower.is_healing:
+            return self.history.first
+        return self._outbox.saved_to(self.history.head)
+
+    @property
+    def log_seq(self) -> Seq:
+        """The newest Seq that the room knows of."""
+        return self._follower.place.newest.seq
+
+    @property
+    def log_head(self) -> Head:
+        """The newest place in the log that the room knows of."""
+        return self._follower.place.newest
 
     def state_vector(self) -> bytes:
         """Return what the room has, encoded for a SyncStep1."""
@@ -154,7 +182,7 @@ class Room:
             connection.note_write(is_answer=is_answer, missing=())
             self.loop.call_soon(connection.read_on)
         elif self._services.budget.take(len(update)):
-            self._own("read a large update", self._read_large, connection, update, is_answer)
+            self.own("read a large update", self._read_large, connection, update, is_answer)
         else:
             LIMIT_REACHED.labels("in_flight_bytes").inc()
             connection.close(OVERLOADED, "too many large updates at once")
@@ -165,7 +193,7 @@ class Room:
             known = self.history.known.copy()
             part = await self._services.workers.run(close_update, known, update, timeout=self.limits.worker_timeout)
             if not self.is_discarded:
-                self._accept(connection, update, self._unless_known(part), is_answer)
+                self._accept(connection, update, self.unless_known(part), is_answer)
         except ProtocolViolation as violation:
             UPDATES_REFUSED.labels("violation").inc()
             connection.close(violation.code, violation.reason)
@@ -175,7 +203,7 @@ class Room:
             self._services.budget.give_back(len(update))
         connection.read_on()
 
-    def _unless_known(self, part: ClosedPart) -> ClosedPart:
+    def unless_known(self, part: ClosedPart) -> ClosedPart:
         """Return the part, or an empty one where others have brought all of it while it was being read."""
         known = self.history.known
         is_new = not covers(known.clocks, part.ranges) or not all(known.deletes.covers(*each) for each in part.deletes)
@@ -184,10 +212,10 @@ class Room:
     def _accept(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
         if connection.is_refused:
             if part.adds_structs or part.missing:
-                self._refuse(connection, update, part, FORBIDDEN, "")
+                self._refusals.refuse(connection, update, part, FORBIDDEN, "")
             return
         if not connection.member.can_write:
-            self._refuse_reader(connection, update, part, is_answer)
+            self._refusals.refuse_reader(connection, update, part, is_answer)
             return
         if part.is_empty:
             UPDATES_EMPTY.inc()
@@ -199,7 +227,7 @@ class Room:
             return
         elif self.history.size + len(part.update) > self.limits.max_document_bytes:
             LIMIT_REACHED.labels("max_document_bytes").inc()
-            self._refuse(connection, update, part, TOO_LARGE, "the document would be too large")
+            self._refusals.refuse(connection, update, part, TOO_LARGE, "the document would be too large")
             return
         else:
             self._append(connection, part, is_answer)
@@ -209,14 +237,27 @@ class Room:
 
     def _append(self, connection: Connection, part: ClosedPart, is_answer: bool) -> None:
         history = self.history
-        history.append(part, connection.number, connection.member.user_id, self.now())
+        position = history.head
+        entry = history.append(part, connection.number, connection.member.user_id, self.now())
+        self._outbox.add(position, entry)
         UPDATES_TAKEN.inc()
         if not is_answer and connection.attendee.ids:
             self._bind(connection, part)
+        self._flush_soon()
+        self._services.log_writer.wake(self, len(part.update))
+
+    def take_saved(self, part: ClosedPart) -> None:
+        """Take and relay what another instance has saved."""
+        if not part.is_empty:
+            self.history.append(part, origin=0, user_id=None, taken_at=self.now())
+            self.history.mark_saved(self.saved_to)
+            self._flush_soon()
+            self._fold_if_due()
+
+    def _flush_soon(self) -> None:
         if not self._flush_is_due:
             self._flush_is_due = True
             self.loop.call_soon(self._flush)
-        self._services.log_writer.wake(self, len(part.update))
 
     def _bind(self, connection: Connection, part: ClosedPart) -> None:
         """An id belongs to whoever continues it by a live update on a socket whose presence carries it (R15)."""
@@ -224,80 +265,6 @@ class Room:
             if client in connection.attendee.ids and client not in self._known_bindings:
                 self._known_bindings.add(client)
                 self._bindings[client] = ClientBinding(client, connection.member.user_id)
-
-    # ------------------------------------------------------------------ refusing
-
-    def _refuse_reader(self, connection: Connection, update: bytes, part: ClosedPart, is_answer: bool) -> None:
-        """A reader's deletes are its client's own doing and are dropped silently (R12); its structs are a write (R10).
-
-        What a reader's SyncStep2 only holds as pending is not a write of its own: nobody can take it. What it holds beyond that may
-        be an author's who was relayed and not saved when the server went down: the author is given a moment to come back first.
-        """
-        if is_answer and part.adds_structs and self.limits.conveyed_grace:
-            connection.hold()
-            self._own("keep what may be conveyed", self._keep_conveyed, connection, min(_clients(part)), update)
-        elif part.adds_structs or (part.missing and not is_answer):
-            UPDATES_REFUSED.labels("role").inc()
-            self._refuse(connection, update, part, FORBIDDEN, _READ_ONLY)
-        else:
-            UPDATES_EMPTY.inc()
-            connection.note_write(is_answer=is_answer, missing=())
-
-    def _refuse(self, connection: Connection, update: bytes, part: ClosedPart, code: int, reason: str) -> None:
-        """Take nothing more from this connection, keep what it wrote, and only then tell it so (R10)."""
-        connection.is_refused = True
-        connection.hold()
-        self._own("keep a stranded change", self._keep_refused, connection, min(_clients(part)), update, code, reason)
-
-    async def _keep_conveyed(self, connection: Connection, client_id: int, update: bytes) -> None:
-        """Keep a reader's SyncStep2 at once; judge it when its authors have had their time."""
-        if await self._stranding.keep(connection.member.user_id, client_id, [update], BY_CODE[FORBIDDEN].name):
-            if connection.conveyed is None:
-                self.loop.call_later(self.limits.conveyed_grace, self._judge_conveyed, connection)
-            connection.note_conveyed(update)
-            connection.read_on()
-        else:
-            connection.close(OVERLOADED, "what is refused cannot be kept for now")
-
-    def _judge_conveyed(self, connection: Connection) -> None:
-        """Everything that this reader brought is known by now, or it wrote itself."""
-        update, connection.conveyed = connection.conveyed, None
-        if update is None or self.is_discarded or connection.has_ended:
-            return
-        try:
-            adds_structs = self.history.known.close(update).adds_structs
-        except ProtocolViolation as violation:
-            connection.close(violation.code, violation.reason)  # it contradicts what others have written since
-            return
-        if not adds_structs:
-            connection.conveyed_is_known()
-        elif connection.member.can_write:
-            connection.ask()  # its role was raised meanwhile: let it bring this again, as a writer
-        else:
-            UPDATES_REFUSED.labels("role").inc()
-            connection.is_refused = True
-            connection.refuse(FORBIDDEN, _READ_ONLY)
-
-    async def _keep_refused(
-        self, connection: Connection, client_id: int, update: bytes, code: int, reason: str
-    ) -> None:
-        if await self._stranding.keep(connection.member.user_id, client_id, [update], BY_CODE[code].name):
-            connection.refuse(code, reason)
-            connection.read_on()
-        else:
-            # The client still holds what it wrote, and sends it again when it comes back.
-            connection.close(OVERLOADED, "what is refused cannot be kept for now")
-
-    def _strand_unsaved(self, code: int) -> None:
-        """Keep what was taken and will not be saved, also from those who have left since (R10)."""
-        by_user: dict[UserId, list[Entry]] = {}
-        for entry in self.history.unsaved():
-            if entry.user_id is not None:
-                by_user.setdefault(entry.user_id, []).append(entry)
-        for user_id, entries in by_user.items():
-            client_id = min([client for entry in entries for client, _, _ in entry.ranges] or [0])
-            updates = [entry.update for entry in entries]
-            self._own("keep unsaved updates", self._stranding.keep, user_id, client_id, updates, BY_CODE[code].name)
 
     # ------------------------------------------------------------------ relaying
 
@@ -354,48 +321,85 @@ class Room:
     # ------------------------------------------------------------------ saving
 
     def next_append(self, max_updates: int, max_bytes: int) -> Append | None:
-        """Return the oldest unsaved updates for the next commit (see `Journal`)."""
-        updates: list[NewUpdate] = []
-        for entry in self.history.unsaved():
-            update = entry.update
-            max_bytes -= len(update)
-            if updates and (max_bytes < 0 or len(updates) >= max_updates):
-                break
-            updates.append(NewUpdate(update, entry.user_id))
-        if not updates:
+        """Return the oldest unsaved updates for the next commit (see `Journal`); None also while the room heals."""
+        if self._follower.is_healing:
             return None
+        entries = self._outbox.first(max_updates, max_bytes)
+        if not entries:
+            return None
+        updates = [NewUpdate(entry.update, entry.user_id) for entry in entries]
         bindings, self._bindings = list(self._bindings.values()), {}
         commit = CommitId(self._services.randomness.getrandbits(63) or 1)
-        return Append(self.document_id, self._commit, commit, updates, bindings)
+        self._in_flight = Append(self.document_id, self.log_head, commit, updates, bindings)
+        return self._in_flight
 
     def saved(self, append: Append, result: Appended) -> None:
-        """These updates are on disk: give the receipts that waited for them (design §3 step 6)."""
-        history = self.history
+        """These updates are on disk: give the receipts that waited for them, and tell the other instances (design §3 step 6)."""
+        self._publish(append, result)
         if self.is_discarded:
             return
-        TIME_TO_RECEIPT.observe(self.now() - history.tail[history.saved - history.tail_start].taken_at)
-        history.mark_saved(len(append.updates), result.last)
-        self._commit = append.commit
-        self.updates_since_compaction += len(append.updates)
-        for connection in self._with_receipts:
-            if connection.receipts is not None:
-                number = connection.receipts.saved(history.saved)
-                if number:
-                    connection.send_receipt(number)
-        if history.saved < history.head:
+        if append is self._in_flight:
+            self._in_flight = None
+            TIME_TO_RECEIPT.observe(self.now() - self._outbox.oldest.taken_at)
+            self._outbox.drop(len(append.updates))
+            self.updates_since_compaction += len(append.updates)
+            self._give_receipts()
+        self._follower.own(result, append.commit)
+        if self._outbox:
             self._services.log_writer.wake(self, 0)
         self._services.on_saved(self.document_id)
         self._fold_if_due()
         if not self.connections:
             self._owner.emptied(self)
 
+    def _publish(self, append: Append, result: Appended) -> None:
+        updates = tuple([update.payload for update in append.updates])
+        saved = Saved(result.first, result.last, append.commit, result.previous, updates)
+        self._services.bus.publish(self.document_id, saved)
+
+    def _give_receipts(self) -> None:
+        position = self.saved_to
+        self.history.mark_saved(position)
+        for connection in self._with_receipts:
+            if connection.receipts is not None:
+                number = connection.receipts.saved(position)
+                if number:
+                    connection.send_receipt(number)
+
     def cannot_save(self, append: Append, result: Diverged | Gone) -> None:
-        """The store will never take this: what others hold of it must not be built upon (R10)."""
-        _log.error("save_refused", document=str(self.document_id), outcome=type(result).__name__)
+        """The log is another one now, and is offered everything again (R9); or the document is gone (R10)."""
         if isinstance(result, Gone):
-            self.discard(DELETED, "the document was deleted")
-        else:
-            self.discard(RESTART, "the document is being loaded again")
+            self.document_is_gone()
+        elif append is self._in_flight:
+            self._in_flight = None
+            self._follower.heal()
+
+    def failed(self, error: Exception) -> None:
+        """What became of a save could not be accounted for (see `Journal`)."""
+        _log.error("room_failed", document=str(self.document_id), work="save", error=repr(error))
+        self.discard(INTERNAL_ERROR, "the document is being loaded again")
+
+    def document_is_gone(self) -> None:
+        """The store will never take anything of this document again."""
+        _log.error("document_gone", document=str(self.document_id))
+        self.discard(DELETED, "the document was deleted")
+
+    def offer_again(self, mark: int, offers: list[tuple[int, Piece, ClosedPart]]) -> None:
+        """Have saved what a log lacks of the history, with what is unsaved anyway, and ask every client what it has (R9).
+
+        mark: the head when the log was looked at; what came later waits as it did. offers: position, piece, and the part of it.
+        """
+        again = [
+            (position, Entry(part.update, part.ranges, bool(part.deletes), 0, _user_of(piece), self.now()))
+            for position, piece, part in offers
+        ]
+        self._in_flight = None
+        self._outbox.replace([*again, *self._outbox.from_position(mark)])
+        self._services.log_writer.restate(self, self._outbox.size)
+        self._services.log_writer.wake(self, 0)
+        self._give_receipts()
+        for connection in self.connections:
+            connection.ask()
 
     def discard(self, code: int, reason: str) -> None:
         """Give the room up: strand what is unsaved and send everyone away."""
@@ -403,7 +407,8 @@ class Room:
             return
         self.is_discarded = True
         self._services.log_writer.forget(self)
-        self._strand_unsaved(code)
+        self._follower.stop()
+        self._refusals.strand_unsaved(self._outbox.entries, code)
         for connection in self.connections:
             connection.close(code, reason)
         self._owner.discarded(self)
@@ -411,16 +416,35 @@ class Room:
     def retire(self) -> None:
         """The room was clean and empty and is no longer there: who was about to join is sent to the one that comes next."""
         self.is_discarded = True
+        self._follower.stop()
+
+    # ------------------------------------------------------------------ other instances
+
+    def heard(self, instance: InstanceId, message: DocumentMessage) -> None:
+        """Another instance says something of this document (see `Subscriber`)."""
+        if self.is_discarded:
+            return
+        if isinstance(message, Saved):
+            self._follower.heard(message)
+
+    def missed(self) -> None:
+        """Messages of other instances may have been lost (see `Subscriber`)."""
+        self._owner.look_soon()
+
+    def head_seen(self, head: Head, before: Head) -> None:
+        """The log's head was looked at; `before`: what `log_head` was when the look began."""
+        if not self.is_discarded:
+            self._follower.seen(head, before)
 
     # ------------------------------------------------------------------ upkeep
 
     def _fold_if_due(self) -> None:
-        if self._is_folding:
+        if self._is_folding or self._follower.is_healing:
             return
         entries = self.history.foldable(self.limits.segment_bytes, self.limits.fold_entries)
         if entries:
             self._is_folding = True
-            self._own("fold the tail", self._fold, entries)
+            self.own("fold the tail", self._fold, entries)
 
     async def _fold(self, entries: int) -> None:
         """Merge the saved beginning of the tail into segments, together with a last segment that is still small."""
@@ -456,9 +480,8 @@ class Room:
         for connection in self.connections:
             connection.sweep(now)
 
-    def _own(
-        self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def own(self, name: str, work: Callable[P, Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run work that belongs to this room: should it fail, the room is discarded and loaded again from the log."""
         task = self.loop.create_task(self._guard(name, work, *args, **kwargs), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -483,11 +506,11 @@ class Room:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._follower.stop()
         for timer in (self._deferral, self._roll_call):
             if timer is not None:
                 timer.cancel()
 
 
-def _clients(part: ClosedPart) -> list[int]:
-    """Return the client ids whose structs a part holds, or else lacks."""
-    return [client for client, _, _ in part.ranges] or [client for client, _ in part.missing] or [0]
+def _user_of(piece: Piece) -> UserId | None:
+    return piece.user_id if isinstance(piece, Entry) else None

@@ -5,11 +5,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from constructure_sync.bus.contracts import Bus
 from constructure_sync.persistence.log_writer import LogWriter
 from constructure_sync.replica.pool import Workers
 from constructure_sync.rooms.limits import RoomLimits
 from schemas.ids import DocumentId
-from storage.contracts import StrandedChanges
+from storage.contracts import StrandedChanges, UpdateLog
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class RoomServices:
 
     loop: asyncio.AbstractEventLoop
     limits: RoomLimits
+    log: UpdateLog
+    bus: Bus
     log_writer: LogWriter
     workers: Workers
     stranded: StrandedChanges

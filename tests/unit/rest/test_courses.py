@@ -27,7 +27,7 @@ async def test_a_new_course_has_an_owner_and_a_document_with_its_first_update(wo
     assert isinstance(grant, Grant)
     stored = await world.database.log.load(DocumentId(grant.document_id))
     assert stored is not None
-    assert (stored.head, [each.payload for each in stored.updates]) == (1, [b"\x00\x00"])
+    assert (stored.head.seq, [each.payload for each in stored.updates]) == (1, [b"\x00\x00"])
     assert grant.lineage == seed.lineage
 
 

@@ -1,11 +1,13 @@
 """A room with sockets that note what they are told, under a virtual clock."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from uuid import UUID
 
 from pycrdt import Doc, Map, TransactionEvent
 
+from constructure_sync.bus.contracts import ControlMessage, ControlSubscriber, DocumentMessage, Subscriber
+from constructure_sync.bus.local import LocalBus, LocalHub
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
@@ -78,29 +80,100 @@ class FakeSocket:
 class Quiet:
     """A watcher of the log that has nothing against anything."""
 
+    epoch = 0
+
+    def __init__(self) -> None:
+        self.reads = 0  # answers of the log that told what it holds
+
     def appended(self, batch: object, results: object) -> None: ...
+    def told(self, reader: object, batch: object, results: object) -> None: ...
+    def is_late(self, change: int) -> None: ...
+    def fail(self, rule: str, what: str) -> None: ...
     async def compare(self, document_id: DocumentId) -> None: ...
+
+    def read(self, reader: object, document_id: DocumentId, epoch: int) -> None:
+        self.reads += 1
+
+
+class LossyLink:
+    """A bus of which a test can lose, hold back and repeat what is published. filter: which messages go through."""
+
+    def __init__(self, bus: LocalBus) -> None:
+        self._bus = bus
+        self.instance = bus.instance
+        self.is_away = False
+        self.held: list[DocumentMessage] = []
+        self.filter: Callable[[DocumentMessage], bool] = lambda message: True
+        self.published: list[DocumentMessage] = []
+
+    def publish(self, document_id: DocumentId, message: DocumentMessage) -> None:
+        self.published.append(message)
+        if self.filter(message):
+            self._bus.publish(document_id, message)
+        else:
+            self.held.append(message)
+
+    def release(self, messages: Iterable[DocumentMessage]) -> None:
+        """Have what was held back heard after all."""
+        for message in messages:
+            self._bus.publish(DOCUMENT, message)
+
+    def tell_all(self, message: ControlMessage) -> None:
+        self._bus.tell_all(message)
+
+    def listen(self, subscriber: ControlSubscriber) -> None:
+        self._bus.listen(subscriber)
+
+    async def subscribe(self, document_id: DocumentId, subscriber: Subscriber, timeout: float) -> bool:
+        return await self._bus.subscribe(document_id, subscriber, timeout)
+
+    def unsubscribe(self, document_id: DocumentId) -> None:
+        self._bus.unsubscribe(document_id)
+
+    async def run(self) -> None:
+        await self._bus.run()
 
 
 class Bench:
-    """Rooms over a memory log. `weather` and `workers` make its stores and workers slow or fail."""
+    """One instance's rooms over a memory log. `weather` and `workers` make its stores and workers slow or fail.
 
-    def __init__(self, loop: VirtualLoop, limits: RoomLimits, commits: CommitLimits) -> None:
-        randomness = random.Random(1)
+    beside: another instance, whose log and bus this one shares.
+    """
+
+    def __init__(
+        self, loop: VirtualLoop, limits: RoomLimits, commits: CommitLimits, beside: "Bench | None" = None
+    ) -> None:
+        self.instance: int = 1 if beside is None else beside.instance + 1
+        randomness = random.Random(self.instance)
         self.loop = loop
         self.weather = Weather(delay=0.0)
-        self.stored = MemoryUpdateLog(loop.time)
-        self.stored.create(DOCUMENT)
+        self.hub: LocalHub = LocalHub() if beside is None else beside.hub
+        self.bus = LossyLink(LocalBus(self.hub, self.instance, loop))
+        self.stored: MemoryUpdateLog = MemoryUpdateLog(loop.time) if beside is None else beside.stored
+        if beside is None:
+            self.stored.create(DOCUMENT)
         self.stranded = MemoryStrandedChanges()
-        self.log = SimulatedLog(self.stored, self.weather, randomness, Quiet())
+        self.watcher = Quiet()
+        self.log = SimulatedLog(self.stored, self.weather, randomness, self.watcher, self)
         self.workers = SimulatedWorkers(randomness)
         self.log_writer = LogWriter(self.log, commits, loop, randomness)
         self.budget = Budget(limits.in_flight_bytes)
         stranded = SimulatedStrandedChanges(self.stranded, self.weather, randomness)
-        services = RoomServices(loop, limits, self.log_writer, self.workers, stranded, self.budget, randomness)
+        services = RoomServices(
+            loop=loop,
+            limits=limits,
+            log=self.log,
+            bus=self.bus,
+            log_writer=self.log_writer,
+            workers=self.workers,
+            stranded=stranded,
+            budget=self.budget,
+            randomness=randomness,
+        )
         self.compactor = Compactor(self.log, self.workers, CompactionLimits(updates_at_close=2), loop.time)
         self.rooms = Rooms(self.log, services, self.compactor)
-        self.tasks = [loop.create_task(self.log_writer.run()), loop.create_task(self.rooms.run())]
+        running = (self.log_writer.run(), self.bus.run(), self.rooms.run(), self.rooms.follow_heads())
+        self.tasks = [loop.create_task(task) for task in running]
 
     async def room(self, document_id: DocumentId = DOCUMENT) -> Room:
         return await self.rooms.open(document_id)

@@ -7,7 +7,6 @@ import pytest
 from constructure_sync.protocol.known import Known
 from constructure_sync.replica.jobs import fold
 from constructure_sync.rooms.history import History, covers
-from schemas.ids import Seq
 from tests.unit.rooms.bench import edits
 
 
@@ -15,7 +14,7 @@ def history_of(updates: Sequence[bytes], saved: int) -> History:
     history = History()
     for update in updates:
         history.append(history.known.close(update), 1, None, 0.0)
-    history.mark_saved(saved, Seq(saved))
+    history.mark_saved(saved)
     return history
 
 
@@ -39,11 +38,14 @@ def test_a_state_vector_covers_what_ends_below_it(
     assert covers(state_vector, ranges) is is_covered
 
 
-def test_positions_of_updates_last_and_unsaved_ones_are_the_last() -> None:
+def test_every_update_has_a_position_and_what_is_saved_stays_saved() -> None:
     updates = edits(5)
     history = history_of(updates, saved=3)
     assert contents(history) == updates
-    assert [entry.update for entry in history.unsaved()] == updates[3:]
+    assert [(position, piece.update) for position, piece in history.pieces()] == list(enumerate(updates))
+    history.mark_saved(2)
+    assert history.saved == 3
+    assert history.foldable(segment_bytes=1, fold_entries=9) == 3
     assert (history.first, history.head) == (0, 5)
     with pytest.raises(IndexError):
         history.piece(5)
@@ -66,7 +68,6 @@ def test_folding_keeps_content_order_and_the_positions_of_the_tail(segment_bytes
         assert not part.missing
         known.add(part)
     assert known.clocks == history.known.clocks
-    assert history.segments[-1].last == Seq(5)
     assert [history.moved(position, folded) for position in (5, 6, 8)] == [5, 6, 8]
 
 
