@@ -5,11 +5,14 @@ What a command needs it imports itself: worker processes import this module anew
 
 import asyncio
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Never
 from uuid import UUID
 
 import typer
+
+from constructure_sync.persistence.import_from.sources import SourceKind
 
 if TYPE_CHECKING:
     from constructure_sync.settings import Settings
@@ -92,6 +95,55 @@ def export(
         _fail(f"there is no course {course}")
     output.write_bytes(update)
     print(f"{len(update)} bytes written to {output}")
+
+
+@app.command("import-from")
+def import_from(
+    kind: Annotated[SourceKind, typer.Argument(help="What wrote it.")],
+    path: Annotated[Path, typer.Argument(help="The SQLite file, or the folder of update files.")],
+    owner: Annotated[str, typer.Option(help="E-mail address of the account that will own the courses.")],
+    output: Annotated[Path, typer.Option(help="Folder for the mapping, the report and what is left out.")] = Path(
+        "imported"
+    ),
+    source: Annotated[str, typer.Option(help="Name of the source in the mapping; its path, unless given.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Import only documents whose names match this pattern, as in a shell.")
+    ] = "*",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Read again what was imported before, and add what is new of it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say in the report what would be done.")
+    ] = False,
+) -> None:
+    """Make courses of the documents that another Yjs server stored; see docs/migrating.md."""
+    from constructure_sync.errors import ConstructureError
+    from constructure_sync.persistence.import_from.records import DocumentReport
+    from constructure_sync.persistence.import_from.run import ImportRequest
+    from constructure_sync.persistence.import_from.run import import_from as run_import
+    from storage.contracts import StorageError
+
+    settings = _settings()
+    name = source or f"{kind.value}:{path.resolve()}"
+    request = ImportRequest(kind, path, name, owner, output, only, merge, dry_run)
+    outcomes: Counter[str] = Counter()
+    incomplete = 0
+
+    def tell(number: int, count: int, document: DocumentReport) -> None:
+        nonlocal incomplete
+        outcomes[document.outcome] += 1
+        incomplete += not document.is_whole
+        left = f", {len(document.left_out)} updates left out" if document.left_out else ""
+        print(f"{number}/{count} {document.name!r}: {document.outcome}{left}", file=sys.stderr)
+
+    try:
+        report = asyncio.run(run_import(settings, request, tell))
+    except (StorageError, ConstructureError, OSError) as error:
+        _fail(f"the import stopped: {error}")
+    done = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "no documents"
+    print(f"{'dry run, nothing was changed: ' if dry_run else ''}{done}; see {report}")
+    if incomplete:
+        _fail(f"of {incomplete} documents something was left out")
 
 
 def main() -> None:
