@@ -78,7 +78,7 @@ def test_only_the_closed_part_of_an_update_with_a_gap_is_taken() -> None:
         (b"\x1f\x8b\x08" + bytes(20), "compressed (gzip)"),
         (b"\x78\x9c" + bytes(20), "compressed (zlib)"),
         (b"\x28\xb5\x2f\xfd" + bytes(20), "compressed (zstd)"),
-        (b"\x01\x01\x05", "integer is cut off"),
+        (b"\x01\x01\x05", "more sections than it holds"),
     ],
 )
 def test_the_reason_tells_what_to_do(given: bytes, reason: str) -> None:
