@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 
-from schemas.ids import CommitId, Seq
-from storage.contracts import Append, Appended, NewUpdate, StorageError, StorageUnavailable
+from schemas.ids import CommitId
+from storage.contracts import Append, NewUpdate, StorageError, StorageUnavailable
 from storage.database import Rejected, SqlDatabase
 from storage.migrate import migrate
 from storage.open import open_database
-from storage.tables import document_updates, documents, metadata
+from storage.tables import document_updates, documents
 from tests.contracts.backends import FIRST_COMMIT, SqlBackend
+from tests.contracts.logs import FIRST, appended, place
+from tests.contracts.schema import differences
 
 
 @pytest.fixture
@@ -47,17 +47,17 @@ async def test_readers_cannot_write(sqlite: SqlBackend) -> None:
 
 async def test_UL2_a_full_disk_appends_nothing_and_the_next_append_works(sqlite: SqlBackend) -> None:
     document_id = await sqlite.document()
-    await sqlite.log.append([Append(document_id, FIRST_COMMIT, CommitId(2), [NewUpdate(b"a", None)])])
+    await sqlite.log.append([Append(document_id, FIRST, CommitId(2), [NewUpdate(b"a", None)])])
     pages = await sqlite.database.write(lambda connection: pragma("page_count", connection))
     await sqlite.database.write(lambda connection: pragma(f"max_page_count = {pages}", connection))
-    big = Append(document_id, CommitId(2), CommitId(3), [NewUpdate(b"b" * 100_000, None)])
+    big = Append(document_id, place(2, 2), CommitId(3), [NewUpdate(b"b" * 100_000, None)])
     with pytest.raises(StorageUnavailable, match="full"):
         await sqlite.log.append([big])
     before = await sqlite.log.load(document_id)
     assert before is not None
-    assert before.head == 2
+    assert before.head.seq == 2
     await sqlite.database.write(lambda connection: pragma("max_page_count = 1000000", connection))
-    assert list(await sqlite.log.append([big])) == [Appended(document_id, Seq(3), Seq(3))]
+    assert list(await sqlite.log.append([big])) == [appended(document_id, 3, 3, 2)]
 
 
 async def test_UL2_a_lock_held_by_another_process_is_unavailable_then_heals(
@@ -66,7 +66,7 @@ async def test_UL2_a_lock_held_by_another_process_is_unavailable_then_heals(
     monkeypatch.setattr("storage.database.BUSY_TIMEOUT_MS", 20)
     sqlite = await SqlBackend.sqlite(tmp_path)
     document_id = await sqlite.document()
-    append = Append(document_id, FIRST_COMMIT, CommitId(2), [NewUpdate(b"a", None)])
+    append = Append(document_id, FIRST, CommitId(2), [NewUpdate(b"a", None)])
     other = sqlite3.connect(tmp_path / "constructure.db", isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
@@ -74,7 +74,7 @@ async def test_UL2_a_lock_held_by_another_process_is_unavailable_then_heals(
             await sqlite.log.append([append])
         assert await sqlite.log.load(document_id) is not None
         other.execute("ROLLBACK")
-        assert list(await sqlite.log.append([append])) == [Appended(document_id, Seq(2), Seq(2))]
+        assert list(await sqlite.log.append([append])) == [appended(document_id, 2, 2, FIRST_COMMIT)]
     finally:
         other.close()
         await sqlite.close()
@@ -136,7 +136,7 @@ async def test_R13_the_queue_before_the_writer_is_bounded(tmp_path: Path) -> Non
 async def test_UL5_a_hole_in_the_stored_log_is_an_error(sqlite: SqlBackend) -> None:
     document_id = await sqlite.document()
     updates = [NewUpdate(b"a", None), NewUpdate(b"b", None)]
-    await sqlite.log.append([Append(document_id, FIRST_COMMIT, CommitId(2), updates)])
+    await sqlite.log.append([Append(document_id, FIRST, CommitId(2), updates)])
     hole = document_updates.delete().where(document_updates.c.seq == 2)
     await sqlite.database.write(lambda connection: connection.execute(hole).close())
     with pytest.raises(StorageError, match="lacks updates between 1 and 3"):
@@ -144,9 +144,6 @@ async def test_UL5_a_hole_in_the_stored_log_is_an_error(sqlite: SqlBackend) -> N
 
 
 async def test_migrations_make_the_schema_of_the_tables(sqlite: SqlBackend) -> None:
-    def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
-
     assert await sqlite.database.read(differences) == []
 
 
@@ -172,7 +169,7 @@ async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None
 
 async def test_a_cancelled_caller_leaves_a_whole_transaction(sqlite: SqlBackend) -> None:
     document_id = await sqlite.document()
-    append = Append(document_id, FIRST_COMMIT, CommitId(2), [NewUpdate(b"a", None), NewUpdate(b"b", None)])
+    append = Append(document_id, FIRST, CommitId(2), [NewUpdate(b"a", None), NewUpdate(b"b", None)])
     for _ in range(20):
         task = asyncio.create_task(sqlite.log.append([append]))
         await asyncio.sleep(0)
@@ -181,8 +178,8 @@ async def test_a_cancelled_caller_leaves_a_whole_transaction(sqlite: SqlBackend)
             await task
         stored = await sqlite.log.load(document_id)
         assert stored is not None
-        assert stored.head in (1, 3)
-    assert list(await sqlite.log.append([append])) == [Appended(document_id, Seq(2), Seq(3))]
+        assert stored.head.seq in (1, 3)
+    assert list(await sqlite.log.append([append])) == [appended(document_id, 2, 3, FIRST_COMMIT)]
 
 
 async def test_looking_up_repeated_commits_uses_an_index(sqlite: SqlBackend) -> None:
