@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from auth.documents import Denied, DocumentAccess, Grant
 from auth.passwords import Passwords
 from auth.tokens import Tokens
+from constructure_sync.bus.contracts import Bus, ControlMessage, InstanceId, RightsChanged
 from constructure_sync.bus.local import LocalBus, LocalHub
+from constructure_sync.bus.redis_bus import RedisBus
 from constructure_sync.graph.deriver import Deriver
 from constructure_sync.observability import get_logger
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
@@ -25,7 +27,7 @@ from constructure_sync.rooms.registry import DocumentNotFound, Rooms
 from constructure_sync.rooms.room import Room
 from constructure_sync.rooms.services import Budget, RoomServices
 from constructure_sync.rooms.socket import Socket
-from constructure_sync.settings import Settings, load_secret_key
+from constructure_sync.settings import PREFIX, Settings, SettingsError, load_secret_key
 from constructure_sync.transport.acceptor import Acceptor, SocketLimits
 from constructure_sync.transport.admission import HOCUSPOCUS_PATH, Admitted, Refused, UpgradeRequest
 from schemas.ids import CourseId, SessionId, UserId
@@ -57,10 +59,14 @@ class Services:
 class Gate:
     """Lets clients in: who they are, what they may do, which room is theirs; and looks again while they stay."""
 
-    def __init__(self, access: DocumentAccess, rooms: Rooms, max_per_user: int) -> None:
+    def __init__(self, access: DocumentAccess, rooms: Rooms, bus: Bus, max_per_user: int) -> None:
         self._access = access
         self._rooms = rooms
+        self._bus = bus
         self._max_per_user = max_per_user
+        self._changed: set[CourseId | SessionId] = set()
+        self._must_recheck = asyncio.Event()
+        bus.listen(self)
         self._by_user: Counter[UserId] = Counter()
         self._open: dict[Connection, Grant] = {}
 
@@ -102,17 +108,42 @@ class Gate:
         return connection
 
     async def run(self) -> None:
-        """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets."""
+        """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets.
+
+        At once at those of which another instance tells that they have changed, and at all of them every 30 s.
+        """
+        loop = asyncio.get_running_loop()
+        everybody_at = loop.time() + _RECHECK_SECONDS
         while True:
-            await asyncio.sleep(_RECHECK_SECONDS)
-            for connection, grant in list(self._open.items()):
+            try:
+                async with asyncio.timeout_at(everybody_at):
+                    await self._must_recheck.wait()
+                self._must_recheck.clear()
+                changed, self._changed = self._changed, set()
+                concerned = [each for each in self._open.items() if _concerns(each[1], changed)]
+            except TimeoutError:
+                everybody_at = loop.time() + _RECHECK_SECONDS
+                concerned = list(self._open.items())
+            for connection, grant in concerned:
                 await self._recheck(connection, grant)
 
     async def rights_changed(self, of: CourseId | SessionId) -> None:
-        """Judge the open sockets of a course or of a sign-in by their new rights."""
+        """Judge the open sockets of a course or of a sign-in by their new rights, here at once and elsewhere soon."""
+        self._bus.tell_all(RightsChanged(of))
         for connection, grant in list(self._open.items()):
-            if of in (grant.course_id, grant.session_id):
+            if _concerns(grant, {of}):
                 await self._recheck(connection, grant)
+
+    def told(self, instance: InstanceId, message: ControlMessage) -> None:
+        """Another instance says that rights have changed (see `ControlSubscriber`)."""
+        if isinstance(message, RightsChanged):
+            self._changed.add(message.of)
+            self._must_recheck.set()
+
+    def missed_control(self) -> None:
+        """Such a message may have been lost: look at everybody."""
+        self._changed.update(grant.course_id for grant in self._open.values())
+        self._must_recheck.set()
 
     async def _recheck(self, connection: Connection, grant: Grant) -> None:
         outcome = await self._access.recheck(grant)
@@ -126,6 +157,10 @@ class Gate:
         ):  # the database being away takes nobody's rights: they are looked at when it is back
             code = {401: UNAUTHENTICATED, 404: DELETED, 409: LINEAGE}.get(outcome.status, FORBIDDEN)
             connection.close(code, outcome.detail)
+
+
+def _concerns(grant: Grant, changed: Container[CourseId | SessionId]) -> bool:
+    return grant.course_id in changed or grant.session_id in changed
 
 
 class Origins(Container[str]):
@@ -157,6 +192,17 @@ def room_limits(settings: Settings) -> RoomLimits:
     )
 
 
+def open_bus(settings: Settings, loop: asyncio.AbstractEventLoop, randomness: random.Random) -> Bus:
+    """Return the way to the other instances that the settings name. SettingsError: its URL cannot be used."""
+    instance = randomness.getrandbits(53)
+    if settings.bus_url.startswith("local:"):
+        return LocalBus(LocalHub(), instance, loop)
+    try:
+        return RedisBus(settings.bus_url, settings.bus_prefix, instance, loop, randomness)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}BUS_URL: {error}") from error
+
+
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open everything, run the instance's tasks, and close it all in the reverse order."""
@@ -181,7 +227,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         limits = room_limits(settings)
         budget = Budget(limits.in_flight_bytes)
         deriver = Deriver(database.log, database.courses, projections)
-        bus = LocalBus(LocalHub(), randomness.getrandbits(53), loop)
+        bus = open_bus(settings, loop, randomness)
         room_services = RoomServices(
             loop=loop,
             limits=limits,
@@ -198,7 +244,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
         compactor = Compactor(database.log, workers, compaction)
         rooms = Rooms(database.log, room_services, compactor)
-        gate = Gate(DocumentAccess(tokens, database.courses), rooms, settings.max_connections_per_user)
+        gate = Gate(DocumentAccess(tokens, database.courses), rooms, bus, settings.max_connections_per_user)
         sockets = SocketLimits(
             max_sockets=settings.max_connections,
             max_sockets_per_address=settings.max_connections_per_address,

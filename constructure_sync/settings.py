@@ -37,10 +37,18 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
-        description="Where users, courses and updates are stored: `sqlite:///path`. Empty: `<data>/constructure.db`.",
+        description="Where users, courses and updates are stored: `sqlite:///path`, or `postgresql://user@host/database` "
+        "for several machines. Empty: `<data>/constructure.db`.",
     )
     bus_url: str = Field(
-        "local:", description="How instances tell one another of new updates. `local:` is for a single instance."
+        "local:",
+        description="How instances tell one another of new updates: `redis://host:port` (Redis 6.2 or newer, or Valkey), "
+        "`rediss://` with TLS. `local:` is for a single instance.",
+    )
+    bus_prefix: str = Field(
+        "constructure",
+        pattern="[A-Za-z0-9_.-]{1,64}",
+        description="First part of the names of all Redis channels. Deployments that share a Redis need different ones.",
     )
     host: str = Field(
         "127.0.0.1", min_length=1, description="Address to listen on. `0.0.0.0` lets other machines connect."
@@ -211,14 +219,14 @@ class Settings(BaseSettings):
     @field_validator("bus_url")
     @classmethod
     def _check_bus(cls, value: str) -> str:
-        _check_scheme(value, ("local",))
+        _check_scheme(value, ("local", "redis", "rediss"))
         return value
 
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str) -> str:
         if value:
-            _check_scheme(value, ("sqlite",))
+            _check_scheme(value, ("sqlite", "postgresql", "postgres"))
         return value
 
     @field_validator("public_url")
@@ -240,6 +248,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.viewer_frame_bytes > self.max_document_bytes:
             raise ValueError(f"{PREFIX}VIEWER_FRAME_BYTES: must not exceed {PREFIX}MAX_DOCUMENT_BYTES")
+        if self.database_url.startswith("postgres") and self.secret_key is None:
+            raise ValueError(f"{PREFIX}SECRET_KEY: must be set with PostgreSQL, the same for all instances")
         return self
 
     @property

@@ -40,7 +40,7 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     ("variable", "value", "message"),
     [
         ("TRUSTED_PROXIES", "10.0.0.0/8, proxy", 'CONSTRUCTURE_TRUSTED_PROXIES: "proxy" is no address or network'),
-        ("BUS_URL", "kafka://host", 'CONSTRUCTURE_BUS_URL: unknown scheme "kafka"; known: local'),
+        ("BUS_URL", "kafka://host", 'CONSTRUCTURE_BUS_URL: unknown scheme "kafka"; known: local, redis, rediss'),
         ("DATABASE_URL", "mysql://host/db", 'CONSTRUCTURE_DATABASE_URL: unknown scheme "mysql"; known: sqlite'),
         ("PUBLIC_URL", "courses.example.org", "CONSTRUCTURE_PUBLIC_URL: must be http"),
         ("PUBLIC_URL", "https://example.org/path", "CONSTRUCTURE_PUBLIC_URL: must be http"),
