@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.closing import Closing
+from constructure_sync.protocol.garbage import below_deleted
 from constructure_sync.protocol.id_ranges import IdRanges, Range
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import read_var_uint, write_var_uint
@@ -27,6 +28,7 @@ from constructure_sync.protocol.update_reader import (
     REFERENCE,
     SKIP,
     STRING,
+    TYPE,
     ParsedUpdate,
     Struct,
     UpdateLimits,
@@ -36,8 +38,8 @@ from constructure_sync.protocol.update_reader import (
 
 __all__ = ["EMPTY_UPDATE", "Summary", "collect_garbage", "delete_set_update", "join_updates", "split_update"]
 
-_COLLECTED = frozenset((BINARY, STRING, EMBED, FORMAT, ANY, DOC))
-"""Content that a deleted item loses. Types stay: what hangs below them refers to them."""
+_COLLECTED = frozenset((BINARY, STRING, EMBED, FORMAT, TYPE, ANY, DOC))
+"""Content that a deleted item loses."""
 
 _NO_LIMITS = UpdateLimits(
     max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32, max_depth=2**14, max_any_depth=64
@@ -82,16 +84,20 @@ def split_update(update: bytes, known_before: Known, max_bytes: int) -> list[byt
 def collect_garbage(update: bytes, deletes: IdRanges) -> bytes:
     """Give the update with the content of deleted items replaced by their length, and neighbours squashed.
 
-    deletes: what is deleted in the whole document. Types keep their content. An item deleted in part is split; it stays as
-    it is where that would take more bytes or part a surrogate pair. The delete set stays.
+    deletes: what is deleted in the whole document. What is deleted below a deleted type becomes garbage: a length and no
+    more. An item deleted in part is split; it stays as it is where that would take more bytes or part a surrogate pair.
+    The delete set stays.
     """
     parsed = read_update(update, _NO_LIMITS)
+    below = below_deleted(parsed, deletes)
     pieces = []
     for client, structs in parsed.sections:
         section = _SectionWriter(client, structs[0].clock)
-        for struct in structs:
-            if struct.kind in _COLLECTED:
-                for data, part in _without_deleted(parsed.data, struct, client, deletes):
+        for struct, is_below in zip(structs, below[client], strict=True):
+            if is_below and struct.kind == DELETED:
+                section.append(*_garbage(struct.clock, struct.end))
+            elif struct.kind in _COLLECTED:
+                for data, part in _without_deleted(parsed.data, struct, client, deletes, bool(is_below)):
                     section.append(data, part)
             else:
                 section.append(parsed.data, struct)
@@ -195,8 +201,19 @@ def _body(data: bytes, struct: Struct) -> bytes:
     return data[read_var_uint(data, struct.content)[1] : struct.stop]
 
 
-def _without_deleted(data: bytes, struct: Struct, client: int, deletes: IdRanges) -> list[tuple[bytes, Struct]]:
-    """Give the struct in parts, each wholly deleted (then ContentDeleted) or not at all, with the bytes they lie in."""
+def _garbage(clock: int, end: int) -> tuple[bytes, Struct]:
+    """Give a GC struct."""
+    made = bytes((GC,)) + write_var_uint(end - clock)
+    return made, Struct(GC, clock, end, 0, 1, len(made), None, None, None)
+
+
+def _without_deleted(
+    data: bytes, struct: Struct, client: int, deletes: IdRanges, is_below: bool
+) -> list[tuple[bytes, Struct]]:
+    """Give the struct in parts, each wholly deleted or not at all, with the bytes they lie in.
+
+    Deleted parts are ContentDeleted, or garbage where the struct hangs below something deleted.
+    """
     deleted = deletes.within(client, struct.clock, struct.end)
     edges = sorted({struct.clock, struct.end, *(edge for part in deleted for edge in part)})
     bodies = _split_body(data, struct, edges) if deleted else None
@@ -205,7 +222,11 @@ def _without_deleted(data: bytes, struct: Struct, client: int, deletes: IdRanges
     starts_deleted = {start for start, _ in deleted}
     parts = []
     for (start, end), body in zip(pairwise(edges), bodies, strict=True):
-        kind, content = (DELETED, write_var_uint(end - start)) if start in starts_deleted else (struct.kind, body)
+        is_deleted = start in starts_deleted
+        if is_deleted and is_below:
+            parts.append(_garbage(start, end))
+            continue
+        kind, content = (DELETED, write_var_uint(end - start)) if is_deleted else (struct.kind, body)
         head = _head(data, struct, client, start, kind)
         made = head + content
         origin = struct.origin if start == struct.clock else (client, start - 1)

@@ -188,7 +188,7 @@ def test_an_item_whose_surrogate_pair_is_half_deleted_stays() -> None:
     assert collect_garbage(encoded, IdRanges([(1, 3, 5)])) == encoded
 
 
-def test_types_stay_and_other_content_goes() -> None:
+def test_every_kind_of_content_goes_and_garbage_stays() -> None:
     kinds = [
         item(7, uints(1)),
         item(3, b"\x02ab"),
@@ -200,7 +200,50 @@ def test_types_stay_and_other_content_goes() -> None:
     encoded = update(section(1, 0, *kinds), deletes=((1, 0, 6),))
     gone = item(1, uints(1))
     assert collect_garbage(encoded, IdRanges([(1, 0, 6)])) == update(
-        section(1, 0, kinds[0], gone, gone, gone, gone, kinds[5]), deletes=((1, 0, 6),)
+        section(1, 0, gone, gone, gone, gone, gone, kinds[5]), deletes=((1, 0, 6),)
+    )
+
+
+def test_what_hangs_below_a_deleted_type_becomes_garbage() -> None:
+    node = item(7, uints(1), parent="nodes", key="n")
+    inside = [
+        item(8, uints(1) + ONE, parent=(1, 0), key="a"),
+        item(7, uints(2), parent=(1, 0), key="title"),
+        text("abc", parent=(1, 2)),
+    ]
+    others = [text("de", origin=(1, 4), right=(1, 5)), item(1, uints(3), origin=(2, 1))]
+    encoded = update(section(2, 0, *others), section(1, 0, node, *inside, text("live")))
+    deletes = IdRanges([(1, 0, 6), (2, 0, 5)])
+    assert collect_garbage(encoded, deletes) == update(
+        section(2, 0, gc(5)), section(1, 0, item(1, uints(1), parent="nodes", key="n"), gc(5), text("live"))
+    )
+
+
+def test_what_was_added_below_a_deleted_type_and_never_deleted_stays() -> None:
+    encoded = update(
+        section(2, 0, text("d" + "e" * 20, origin=(1, 2)), item(8, uints(1) + ONE, parent=(1, 0), key="a")),
+        section(1, 0, item(7, uints(2)), text("abc", parent=(1, 0))),
+    )
+    assert collect_garbage(encoded, IdRanges([(1, 0, 4), (2, 1, 22)])) == update(
+        section(2, 0, text("d", origin=(1, 2)), gc(21)), section(1, 0, item(1, uints(1)), gc(3))
+    )
+
+
+def test_what_refers_to_an_earlier_update_is_garbage_only_below_a_deleted_parent() -> None:
+    encoded = update(section(2, 0, text("ab", parent=(1, 0)), text("cd", origin=(2, 0)), text("ef", origin=(1, 9))))
+    assert collect_garbage(encoded, IdRanges([(1, 0, 30), (2, 0, 6)])) == update(
+        section(2, 0, gc(4), item(1, uints(2), origin=(1, 9)))
+    )
+
+
+def test_what_would_be_lost_with_garbage_keeps_it_from_being_made() -> None:
+    inside = [item(7, uints(2)), text("abc", parent=(1, 0))]
+    live = text(
+        "live", origin=(1, 4), right=(1, 1)
+    )  # in one type and before an item of another: no stock client writes it
+    encoded = update(section(1, 0, *inside, text("t"), live))
+    assert collect_garbage(encoded, IdRanges([(1, 0, 4)])) == update(
+        section(1, 0, item(1, uints(1)), item(1, uints(3), parent=(1, 0)), text("t"), live)
     )
 
 
