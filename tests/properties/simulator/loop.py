@@ -43,9 +43,10 @@ def run_virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, Result]]) ->
     try:
         return loop.run_until_complete(main(loop))
     finally:
-        for task in asyncio.all_tasks(loop):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.wait([*tasks, loop.create_task(asyncio.sleep(0))], timeout=1))
         loop.close()
 
 
