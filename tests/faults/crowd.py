@@ -133,7 +133,10 @@ class Crowd:
                 groups.pop()  # what has arrived stays
             return not groups
 
-        return await until(holds, seconds, "every edit is acknowledged and with everybody")
+        try:
+            return await until(holds, seconds, "every edit is acknowledged and with everybody")
+        except TookTooLong as late:
+            raise TookTooLong(f"{late}: {'; '.join(_lags(*groups[-1]))}") from None
 
     async def settled(self, seconds: float) -> float:
         """Wait until, nobody writing any more, all hold the same; return how long that took."""
@@ -163,3 +166,19 @@ def _has_caught_up(clients: Sequence[LightClient], made: Sequence[int]) -> bool:
         and all(client.has_all_of(other, count) for other, count in zip(clients, made, strict=True))
         for client, own in zip(clients, made, strict=True)
     )
+
+
+def _lags(clients: Sequence[LightClient], made: Sequence[int]) -> list[str]:
+    """Say what is missing among the clients of one course."""
+    lags = [f"{each.name} is not synced" for each in clients if not each.is_synced]
+    lags += [
+        f"{each.name} has {each.acknowledged} of {own} edits acknowledged"
+        for each, own in zip(clients, made, strict=True)
+        if each.acknowledged < own
+    ]
+    return lags + [
+        f"{each.name} lacks {other.name}.{count}"
+        for each in clients
+        for other, count in zip(clients, made, strict=True)
+        if not each.has_all_of(other, count)
+    ]

@@ -1,4 +1,4 @@
-"""What must hold at the end of every run: all clients and a fresh reader of the log hold the same, and nothing acknowledged is lost."""
+"""What must hold at the end of a run: clients and a fresh reader of the log hold the same, and nothing acknowledged is lost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ SHOWN_LOSSES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """lost: edits with a receipt that are gone. faults: what else was wrong. acknowledged: edits with a receipt. rows: updates saved."""
+    """What a run ended with.
+
+    acknowledged: edits with a receipt. rows: updates saved. lost: edits with a receipt that are gone. faults: what else was wrong.
+    """
 
     acknowledged: int
     rows: int
     lost: Sequence[str]
-    faults: Sequence[str]
+    faults: list[str]
 
     @property
     def holds(self) -> bool:
@@ -60,5 +63,6 @@ async def judge(crowd: Crowd, database_url: str, seconds: float, faults: Sequenc
 
 
 def check_limit(what: str, seconds: Sequence[float], limit: float) -> list[str]:
-    """Return a fault for each time beyond the limit."""
-    return [f"{what}: {each:.1f} s, more than {limit:.0f} s" for each in seconds if each > limit]
+    """Return a fault when any of the times is beyond the limit."""
+    late = [each for each in seconds if each > limit]
+    return [f"{what}: longer than {limit:.0f} s {len(late)} times, up to {max(late):.1f} s"] if late else []
