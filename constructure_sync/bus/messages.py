@@ -60,11 +60,11 @@ Message = DocumentMessage | ControlMessage | Lost
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message with its sender. sent_at: microseconds of the sender's clock."""
+    """A message with its sender. sent_at: microseconds of the sender's clock. message: None when the reader has sent it itself."""
 
     sender: InstanceId
     sent_at: int
-    message: Message
+    message: Message | None
 
 
 def sendable(message: DocumentMessage) -> Iterator[DocumentMessage]:
@@ -91,10 +91,9 @@ def _parts(entries: Sequence[PresenceEntry]) -> Iterator[PresenceChanged]:
         yield PresenceChanged(part)
 
 
-def encode(letter: Letter) -> bytes:
-    """Return a letter's bytes."""
-    head = bytes((VERSION,)) + write_var_uint(letter.sender) + write_var_uint(letter.sent_at)
-    return head + _encode_message(letter.message)
+def encode(sender: InstanceId, sent_at: int, message: Message) -> bytes:
+    """Return the bytes of a letter."""
+    return bytes((VERSION,)) + write_var_uint(sender) + write_var_uint(sent_at) + _encode_message(message)
 
 
 def _encode_message(message: Message) -> bytes:
@@ -129,14 +128,20 @@ def _encode_entry(entry: PresenceEntry) -> bytes:
     return whose + write_var_uint(said.client_id) + write_var_uint(said.clock) + var_bytes(said.state)
 
 
-def decode(data: bytes) -> Letter:
-    """Return the letter that these bytes are. Raises ProtocolViolation."""
+def decode(data: bytes, reader_id: InstanceId | None = None) -> Letter:
+    """Return the letter that these bytes are. Raises ProtocolViolation.
+
+    reader_id: who reads; the reader's own letters come back with no message, unread.
+    """
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolViolation("a bus message is too large")
     reader = Reader(data)
     if reader.read_byte() != VERSION:
         raise ProtocolViolation("a bus message is of another version")
-    letter = Letter(reader.read_var_uint(), reader.read_var_uint(), _read_message(reader))
+    sender, sent_at = reader.read_var_uint(), reader.read_var_uint()
+    if sender == reader_id:
+        return Letter(sender, sent_at, None)
+    letter = Letter(sender, sent_at, _read_message(reader))
     reader.expect_end()
     return letter
 
