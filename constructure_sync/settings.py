@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )
     bus_prefix: str = Field(
         "constructure",
-        pattern="[A-Za-z0-9_.-]{1,64}",
+        pattern="^[A-Za-z0-9_.-]{1,64}$",
         description="First part of the names of all Redis channels. Deployments that share a Redis need different ones.",
     )
     host: str = Field(
