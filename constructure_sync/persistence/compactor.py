@@ -65,6 +65,11 @@ class Compactor:
         self._now = now
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def retention(self) -> float:
+        """Seconds for which raw rows stay."""
+        return max(self.limits.raw_rows_seconds, RAW_ROWS_FLOOR_SECONDS)
+
     async def compact_if_worth(self, document_id: DocumentId) -> Outcome:
         """Compact a document if enough has come since the last time. Failures are told and leave the log as it is."""
         outcome = Outcome.NOT_WORTH
@@ -89,8 +94,8 @@ class Compactor:
 
         Raises StorageError.
         """
-        before = self._now() - max(self.limits.raw_rows_seconds, RAW_ROWS_FLOOR_SECONDS)
-        return await self._stored.purge_covered(document_id, before, self.limits.purge_rows) >= self.limits.purge_rows
+        purged = await self._stored.purge_covered(document_id, self._now() - self.retention, self.limits.purge_rows)
+        return purged >= self.limits.purge_rows
 
     async def _compact(self, stored: StoredDocument) -> bool:
         segments = [StoredPieces(decode_pieces(old.payload), decode_pieces(old.summary)) for old in stored.segments]
