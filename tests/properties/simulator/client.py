@@ -54,6 +54,7 @@ class Client:
         self.is_synced = False
         self.is_open = False
         self.keys = 0  # how many unique keys it has set: "number.0", "number.1" …
+        self.key_clocks: list[int] = []  # the clock of each
         self.acknowledged = 0  # the first so many of them are acknowledged
         self.writes: list[Write] = []  # of this connection
         self.acknowledged_writes = 0
@@ -132,6 +133,7 @@ class Client:
         """The tab is closed: what it has not given to others is lost, and may be."""
         self.go_offline()
         self.is_gone = True
+        self.world.ledger.holders_changed()
 
     def _check(self) -> None:
         now = self.world.loop.time()
@@ -196,6 +198,7 @@ class Client:
     def edit(self) -> None:
         """Change something: always a key of its own, which the oracle knows, and mostly more."""
         random_, size = self._random, len(self.text)
+        self.key_clocks.append(self.has().get(self.number, 0))
         with self.doc.transaction():
             self.map[f"{self.number}.{self.keys}"] = self.keys
             kind = random_.randrange(5)

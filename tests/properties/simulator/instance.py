@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
+from constructure_sync.bus.contracts import InstanceId
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
 from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
 from constructure_sync.protocol.closes import RESTART
@@ -17,6 +18,7 @@ from constructure_sync.rooms.services import Budget, RoomServices
 from schemas.ids import DocumentId
 from storage.contracts import StorageUnavailable
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
+from tests.properties.simulator.bus import Line, SimulatedBus, SimulatedHub
 from tests.properties.simulator.loop import InstanceLoop, VirtualLoop
 from tests.properties.simulator.network import Wire
 from tests.properties.simulator.storage import LogWatcher, SimulatedLog, SimulatedStrandedChanges, Weather
@@ -25,11 +27,10 @@ from tests.properties.simulator.workers import SimulatedWorkers
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What survives a crash, and how it is reached."""
+    """What all instances share and what survives their crashes."""
 
     log: MemoryUpdateLog
     stranded: MemoryStrandedChanges
-    weather: Weather
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +40,60 @@ class Limits:
     compaction: CompactionLimits
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where one instance runs after the other. clock_ahead: seconds by which its time of day is wrong."""
+
+    weather: Weather = field(default_factory=Weather)
+    line: Line = field(default_factory=Line)
+    clock_ahead: float = 0.0
+
+
 class Instance:
     """A process of the server, from start to crash or stop."""
 
     def __init__(
-        self, loop: VirtualLoop, disk: Disk, limits: Limits, randomness: random.Random, watcher: LogWatcher
+        self,
+        loop: VirtualLoop,
+        disk: Disk,
+        machine: Machine,
+        hub: SimulatedHub,
+        limits: Limits,
+        randomness: random.Random,
+        watcher: LogWatcher,
     ) -> None:
         self.loop = InstanceLoop(loop)
-        self.weather = disk.weather
+        self.machine = machine
+        self.id: InstanceId = randomness.getrandbits(53)
         self.workers = SimulatedWorkers(randomness)
-        self.log = SimulatedLog(disk.log, disk.weather, randomness, watcher)
+        log = SimulatedLog(disk.log, machine.weather, randomness, watcher, self.id)
         core_loop = cast(asyncio.AbstractEventLoop, self.loop)
-        self.log_writer = LogWriter(self.log, limits.commits, core_loop, randomness)
+        self.log_writer = LogWriter(log, limits.commits, core_loop, randomness)
         self.budget = Budget(limits.rooms.in_flight_bytes)
-        stranded = SimulatedStrandedChanges(disk.stranded, disk.weather, randomness)
+        self.bus = SimulatedBus(hub, machine.line, self.loop, self.id)
         services = RoomServices(
-            core_loop, limits.rooms, self.log_writer, self.workers, stranded, self.budget, randomness
+            core_loop,
+            limits.rooms,
+            log,
+            self.bus,
+            self.log_writer,
+            self.workers,
+            SimulatedStrandedChanges(disk.stranded, machine.weather, randomness),
+            self.budget,
+            randomness,
         )
-        self.compactor = Compactor(self.log, self.workers, limits.compaction, loop.time)
-        self.rooms = Rooms(self.log, services, self.compactor)
+        self.compactor = Compactor(
+            SimulatedLog(disk.log, machine.weather, randomness, watcher, (self.id, "compactor")),
+            self.workers,
+            limits.compaction,
+            lambda: loop.time() + machine.clock_ahead,
+        )
+        self.rooms = Rooms(log, services, self.compactor)
         self.wires: dict[Wire, None] = {}
         self.is_stopping = False
         self._random = randomness
-        self.running = [self.loop.create_task(self.log_writer.run()), self.loop.create_task(self.rooms.run())]
+        for work in (self.log_writer.run, self.rooms.run, self.rooms.follow_heads, self.bus.run):
+            self.loop.create_task(work())
 
     def admit(
         self, document_id: DocumentId, member: Callable[[], Member], wire: Wire, refused: Callable[[int], None]
@@ -92,6 +124,10 @@ class Instance:
         connection = self.rooms.join(room, member(), wire, lambda: self.wires.pop(wire, None))
         wire.opened(room, connection)
         self.loop.call_soon(wire.client.opened, wire)
+
+    def compact(self, document_id: DocumentId) -> None:
+        """Have a document's log compacted now, whoever else does the same."""
+        self.loop.create_task(self.compactor.compact_if_worth(document_id))
 
     def crash(self) -> None:
         """End between two steps; whoever was connected notices."""

@@ -1,4 +1,4 @@
-"""A WebSocket between a client and the instance: late, cut, half open, congested; each direction keeps its order."""
+"""A WebSocket between a client and an instance: late, cut, half open, congested; each direction keeps its order."""
 
 import random
 from collections import deque
@@ -8,7 +8,8 @@ from constructure_sync.rooms.connection import Connection
 from constructure_sync.rooms.room import Room
 
 if TYPE_CHECKING:
-    from tests.properties.simulator.loop import InstanceLoop, VirtualLoop
+    from tests.properties.simulator.instance import Instance
+    from tests.properties.simulator.loop import VirtualLoop
 
 HIGH_WATER = 512
 _GAP = 1e-6  # timers of one moment have no order, so two messages never arrive at one
@@ -52,13 +53,14 @@ class Wire:
     def __init__(
         self,
         loop: "VirtualLoop",
-        server: "InstanceLoop",
+        instance: "Instance",
         randomness: random.Random,
         watcher: Watcher,
         client: Ear,
     ) -> None:
         self.loop = loop
-        self.server = server
+        self.instance = instance
+        self.server = instance.loop
         self.watcher = watcher
         self.client = client
         self.connection: Connection | None = None

@@ -99,7 +99,7 @@ def a_join_with_an_await_in_the_middle() -> AbstractContextManager[object]:
             self.position = history.head
             self._write(EMPTY_STEP2)
 
-        self.room._own("join", send)
+        self.room.own("join", send)
 
     return patch.object(Connection, "_begin", begin)
 

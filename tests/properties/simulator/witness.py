@@ -1,16 +1,14 @@
-"""What must hold at every step, checked where it can first be seen: at the server's end of each wire and in the log."""
+"""What must hold at every step, checked where it can first be seen: at the server's end of each wire, and on the bus."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from constructure_sync.bus.contracts import DocumentMessage, InstanceId, Saved
 from constructure_sync.errors import ProtocolViolation
-from constructure_sync.persistence.export import stored_updates
-from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import Reader
 from constructure_sync.rooms.room import Room
-from schemas.ids import DocumentId, UserId
-from storage.contracts import Append, Appended, AppendResult
+from schemas.ids import CommitId, DocumentId
+from tests.properties.simulator.following import Following
 from tests.properties.simulator.network import Wire, unframe
 
 if TYPE_CHECKING:
@@ -34,14 +32,14 @@ class _Seen:
 
 
 class Witness:
-    """Watches wires and log of a world; a broken rule goes to `world.fail`."""
+    """Watches wires and bus of a world; a broken rule goes to `world.fail`."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self.committed: dict[DocumentId, Known] = {}
-        self.writers: set[UserId] = set()  # who ever had the right to write
-        self.authors: set[UserId] = set()  # whose updates are in a log
         self.largest = 0  # bytes of an update that a client has sent
+        self.messages = 0  # on the bus
+        self._published: set[CommitId] = set()
+        self._following = Following(world)
         self._seen: dict[Wire, _Seen] = {}
         self._relayed: dict[Room, set[bytes]] = {}
 
@@ -50,7 +48,7 @@ class Witness:
     def received(self, wire: Wire, message: bytes) -> None:
         """A client's message is about to be taken, by a room that is the only one of its document (R3)."""
         room = wire.room
-        if room is not None and not room.is_discarded and self._world.instance.rooms.room(room.document_id) is not room:
+        if room is not None and not room.is_discarded and wire.instance.rooms.room(room.document_id) is not room:
             self._world.fail("R3", "a client writes to a room that is not there any more")
         if message[0] == 0:
             seen = self._of(wire)
@@ -62,6 +60,8 @@ class Witness:
 
     def written(self, wire: Wire, framed: bytes) -> None:
         """The room has just written these frames."""
+        if wire.room is not None:
+            self._following.look(wire.room)
         seen = self._of(wire)
         if wire.is_congested:
             seen.congested_bytes += len(framed)
@@ -82,7 +82,7 @@ class Witness:
         if wire.room is None or number > len(seen.writes):
             self._world.fail("R1", f"a receipt for {number} of {len(seen.writes)} writes")
             return
-        committed = self.committed[wire.room.document_id]
+        committed = self._world.ledger.saved_for(wire.instance.id, wire.room.document_id)
         if not self._world.can_write(wire):
             return  # a reader's derived deletes are dropped and told as done (R12)
         for payload in seen.writes[seen.saved_writes : number]:
@@ -145,37 +145,32 @@ class Witness:
             seen = self._seen[wire] = _Seen()
         return seen
 
-    # ------------------------------------------------------------------ the log
+    # ------------------------------------------------------------------ the bus
 
-    def appended(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> None:
-        """A transaction has just been committed: every prefix of the log is closed, and readers have no part in it."""
-        for append, result in zip(batch, results, strict=True):
-            if not isinstance(result, Appended):
-                continue
-            if self._world.is_repeated(append):
-                continue
-            known = self.committed[append.document_id]
-            for update in append.updates:
-                part = known.close(update.payload)
-                if part.missing:
-                    self._world.fail("R2", f"the log has a gap: {part.missing}")
-                known.add(part)
-                if update.user_id is not None:
-                    self.authors.add(update.user_id)
-        if not self.authors <= self.writers:
-            self._world.fail("R10", "a reader's write is in the log")
+    def published(self, document_id: DocumentId, message: DocumentMessage) -> None:
+        """An instance tells the others something: of each commit only its author, once, and only when it is made (R1)."""
+        self.messages += 1
+        if isinstance(message, Saved):
+            if message.commit in self._published:
+                self._world.fail("R6", f"commit {message.first} is published twice")
+            self._published.add(message.commit)
+            if not self._world.ledger.was_made(document_id, message.commit):
+                self._world.fail("R1", f"{message.first} to {message.last} is published before its commit")
 
-    async def compare(self, document_id: DocumentId) -> None:
-        """Whatever segments were put over rows and whatever rows were purged: the log holds all it held (R7)."""
-        stored = await self._world.disk.log.load(document_id)
-        if stored is None:
-            return
-        again = Known()
-        for update in stored_updates(stored):
-            part = again.close(update)
-            if part.missing:
-                self._world.fail("R7", f"the compacted log has a gap: {part.missing}")
-            again.add(part)
-        before = self.committed[document_id]
-        if again.clocks != before.clocks or again.deletes != before.deletes:
-            self._world.fail("R7", "the log holds something else than before")
+    def arrived(self, instance: InstanceId, document_id: DocumentId, message: DocumentMessage) -> None:
+        """An instance is about to hear this."""
+        if isinstance(message, Saved):
+            self._world.ledger.heard(instance, document_id, message.commit)
+        room = self._world.room(instance, document_id)
+        if room is not None:
+            self._following.look(room)
+
+    def unsubscribed(self) -> None:
+        """A room has been let go."""
+        self._world.ledger.holders_changed()
+
+    def look_at_rooms(self) -> None:
+        """Look at every open room, also at those where nothing passes."""
+        for document_id in self._world.documents:
+            for room in self._world.rooms(document_id):
+                self._following.look(room)

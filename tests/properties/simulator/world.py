@@ -1,11 +1,13 @@
-"""One schedule: an instance, its clients and its misfortunes, all of one seed; then peace, and everything must be equal."""
+"""One schedule: some instances, their clients and their misfortunes, all of one seed; then peace, and everything must be equal."""
 
+import asyncio
 import random
 from collections import Counter
 from uuid import UUID
 
 from pycrdt import Doc, Map, Text
 
+from constructure_sync.bus.contracts import InstanceId
 from constructure_sync.persistence.compactor import CompactionLimits
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.persistence.log_writer import CommitLimits
@@ -16,10 +18,11 @@ from constructure_sync.protocol.update_reader import read_update
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.room import Room
 from schemas.ids import DocumentId, UserId
-from storage.contracts import Append
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
+from tests.properties.simulator.bus import SimulatedHub
 from tests.properties.simulator.client import Client
-from tests.properties.simulator.instance import Disk, Instance, Limits
+from tests.properties.simulator.instance import Disk, Instance, Limits, Machine
+from tests.properties.simulator.ledger import Ledger
 from tests.properties.simulator.loop import VirtualLoop
 from tests.properties.simulator.network import Wire
 from tests.properties.simulator.storage import Weather
@@ -34,26 +37,31 @@ class World:
     def __init__(self, loop: VirtualLoop, seed: int) -> None:
         self.loop = loop
         self.random = random.Random(seed)
+        choice = self.random.choice
         self.violations: list[str] = []
         self.refusals: Counter[int] = Counter()
         self.closes: Counter[int] = Counter()
-        self.weather = Weather()
-        self.disk = Disk(MemoryUpdateLog(loop.time), MemoryStrandedChanges(), self.weather)
-        self.documents = [DocumentId(UUID(int=n + 1)) for n in range(self.random.choice((1, 1, 1, 2)))]
+        self.disk = Disk(MemoryUpdateLog(loop.time), MemoryStrandedChanges())
+        self.documents = [DocumentId(UUID(int=n + 1)) for n in range(choice((1, 1, 1, 2)))]
+        self.ledger = Ledger(self)
         self.witness = Witness(self)
         for document_id in self.documents:
             self.disk.log.create(document_id)
-            self.witness.committed[document_id] = Known()
-        self.large = self.random.choice((50, 300, 1500))
+            self.ledger.create(document_id)
+        self.large = choice((50, 300, 1500))
         self.may_repeat = self.random.random() < 0.6  # whether rooms fold, which moves cursors back
         self.limits = self._limits()
+        self.hub = SimulatedHub(loop, self.random, self.witness, largest=choice((100, 2**20)))
         self.clients: list[Client] = []
-        self._commits: set[int] = set()
         self._read: dict[bytes, tuple[Ranges, Ranges]] = {}
         self._next_client = 100
         self.acknowledged = 0
         self.lost = 0
-        self.instance = self._start()
+        self.vanished = 0
+        self._stops: set[asyncio.Task[None]] = set()
+        # A clock that is far ahead has rows purged early.
+        self.machines = [Machine(clock_ahead=choice((0.0, 0.0, 650.0))) for _ in range(choice((1, 1, 2, 2, 3, 3)))]
+        self.instances = [self._start(machine) for machine in self.machines]
         for number in range(self.random.randint(2, 5)):
             self.new_client(number + 1, can_write=number == 0 or self.random.random() < 0.8)
 
@@ -84,8 +92,8 @@ class World:
         """Note a broken rule."""
         self.violations.append(f"{rule} at {self.loop.time():.4f}: {what}")
 
-    def _start(self) -> Instance:
-        return Instance(self.loop, self.disk, self.limits, self.random, self.witness)
+    def _start(self, machine: Machine) -> Instance:
+        return Instance(self.loop, self.disk, machine, self.hub, self.limits, self.random, self.ledger)
 
     def new_client(self, user: int, *, can_write: bool) -> Client:
         """Open a new tab of this user and connect it."""
@@ -93,14 +101,16 @@ class World:
         document_id = self.random.choice(self.documents)
         client = Client(self, self._next_client, user, document_id, can_write=can_write)
         if can_write:
-            self.witness.writers.add(client.user_id)
+            self.ledger.writers.add(client.user_id)
         self.clients.append(client)
         client.connect()
         return client
 
     def wire(self, client: Client) -> Wire:
-        """Return a new socket of this client to the instance."""
-        return Wire(self.loop, self.instance.loop, self.random, self.witness, client)
+        """Return a new socket of this client, to whatever instance it is led to."""
+        running = [instance for instance in self.instances if not instance.loop.is_dead and not instance.is_stopping]
+        instance = self.random.choice(running if running and self.random.random() < 0.9 else self.instances)
+        return Wire(self.loop, instance, self.random, self.witness, client)
 
     def admit(self, client: Client, wire: Wire) -> None:
         """Have the instance let a client in; one that is down refuses the connection."""
@@ -109,25 +119,78 @@ class World:
             if client.wire is wire:
                 client.refused(status)
 
-        if self.instance.loop.is_dead:
+        if wire.instance.loop.is_dead:
             self.loop.call_later(0.05, refused, 0)
         else:
-            self.instance.admit(client.document_id, client.member, wire, refused)
+            wire.instance.admit(client.document_id, client.member, wire, refused)
 
-    def crash(self) -> None:
-        """Kill the instance and start it again."""
-        self.instance.crash()
-        self.instance = self._start()
+    def restart(self, number: int) -> None:
+        """Start an instance where none runs."""
+        if self.instances[number].loop.is_dead:
+            self.instances[number] = self._start(self.machines[number])
 
-    async def stop(self) -> None:
-        """Stop the instance in good order and start it again."""
-        is_healthy = self.weather == Weather()
-        await self.instance.stop()
-        if is_healthy and self.instance.log_writer.unsaved_bytes and self.weather == Weather():
-            self.fail("R1", "the instance has stopped with unsaved updates")
-        self.instance = self._start()
+    def crash(self, number: int, seconds: float) -> None:
+        """Kill an instance; another starts in its place so many seconds later."""
+        instance = self.instances[number]
+        if not instance.loop.is_dead:
+            instance.crash()
+            self.ledger.holders_changed()
+            self._restart_later(number, seconds)
+
+    def _restart_later(self, number: int, seconds: float) -> None:
+        if seconds:
+            self.loop.call_later(seconds, self.restart, number)
+        else:
+            self.restart(number)
+
+    def stop(self, number: int, seconds: float) -> None:
+        """Have an instance stop in good order; another starts in its place so many seconds after that."""
+        instance = self.instances[number]
+        if not instance.loop.is_dead and not instance.is_stopping:
+            instance.is_stopping = True
+            task = self.loop.create_task(self._stop(instance, number, seconds))
+            self._stops.add(task)
+            task.add_done_callback(self._stops.discard)
+
+    async def _stop(self, instance: Instance, number: int, seconds: float) -> None:
+        weather, epoch = instance.machine.weather, self.ledger.epoch
+        is_healthy = weather == Weather()
+        await instance.stop()
+        if self.instances[number] is not instance:
+            return  # killed meanwhile, and another runs there
+        is_healthy = is_healthy and weather == Weather() and epoch == self.ledger.epoch
+        if is_healthy and instance.log_writer.unsaved_bytes:
+            self.fail("R1", "an instance has stopped with unsaved updates")
+        self.ledger.holders_changed()
+        self._restart_later(number, seconds)
+
+    async def stopped(self) -> None:
+        """Wait until no instance is stopping any more."""
+        while self._stops:
+            await asyncio.wait(self._stops)
+
+    def set_back(self) -> None:
+        """Have the database as it was at an earlier moment."""
+        if self.ledger.backups:
+            self.ledger.set_back(self.random.randrange(self.ledger.backups))
 
     # ------------------------------------------------------------------ what client and witness ask
+
+    @property
+    def running(self) -> list[Instance]:
+        return [instance for instance in self.instances if not instance.loop.is_dead]
+
+    def rooms(self, document_id: DocumentId) -> list[Room]:
+        """Return the open rooms of a document on all running instances."""
+        rooms = [instance.rooms.room(document_id) for instance in self.running]
+        return [room for room in rooms if room is not None]
+
+    def room(self, instance_id: InstanceId, document_id: DocumentId) -> Room | None:
+        """Return the open room of a document on one instance."""
+        for instance in self.running:
+            if instance.id == instance_id:
+                return instance.rooms.room(document_id)
+        return None
 
     def read(self, update: bytes) -> tuple[Ranges, Ranges]:
         """Return the (client, start, end) of an update's structs and deletes; read once for all who are sent it."""
@@ -157,13 +220,6 @@ class World:
             return client.writes[number - 1].clocks
         return {}
 
-    def is_repeated(self, append: Append) -> bool:
-        """Whether an append was there before (UL4); remembers it."""
-        if append.commit in self._commits:
-            return True
-        self._commits.add(append.commit)
-        return False
-
     def present(self, room: Room) -> set[int]:
         """Return whose presence a room tells."""
         return {entry.client_id for payload in room.presence.everyone() for entry in decode_awareness(payload)}
@@ -185,7 +241,7 @@ class World:
         """A client's provider has stopped for good: what was refused is kept (R10), and the user opens a fresh tab."""
         kept = [change.payload for change in self.disk.stranded._kept.values() if change.user_id == client.user_id]
         ends = [end for payload in kept for number, _, end in self.read(payload)[0] if number == client.number]
-        safe = max(ends, default=self.witness.committed[client.document_id].clocks.get(client.number, 0))
+        safe = max(ends, default=self.ledger.books[client.document_id].known.clocks.get(client.number, 0))
         for payload in self.witness.refused(wire):
             if any(number == client.number and end > safe for number, _, end in self.read(payload)[0]):
                 self.fail("R10", f"{client.number} was refused {self.read(payload)[0]} and {safe} is kept")
@@ -199,10 +255,11 @@ class World:
                 client.can_write = False
                 if client.wire is not None and client.wire.connection is not None:
                     client.wire.connection.set_right_to_write(False)
+        self.ledger.holders_changed()
 
     def has_unsaved(self, client: Client) -> bool:
         """Whether a client holds what is in no log."""
-        committed = self.witness.committed[client.document_id].clocks
+        committed = self.ledger.books[client.document_id].known.clocks
         return any(committed.get(number, 0) < clock for number, clock in client.has().items())
 
     def watchdog(self, client: Client) -> None:
