@@ -41,6 +41,7 @@ LOGS_HEALED = Counter(
     "logs_healed_total", "Times a log was not the one followed before, and was offered what it lacks."
 )
 COMPACTIONS = Counter("compactions_total", "Compactions of a document's log, by outcome.", ("outcome",))
+UPKEEP = Counter("upkeep_runs_total", "Runs of the jobs that one of all instances does, by outcome.", ("job", "outcome"))
 BUS_PUBLISHED = Counter("bus_published_total", "Messages given to the bus for other instances, by kind.", ("kind",))
 BUS_HEARD = Counter("bus_heard_total", "Messages of other instances that were heard, by kind.", ("kind",))
 BUS_LOST = Counter(
