@@ -27,22 +27,23 @@ _SYNC, _RECEIPT = 0, 120
 _STEP1, _STEP2 = 0, 1
 _ENDED: Final = (OSError, TimeoutError, WSError)
 
-Arrival = Callable[[str], None]
+Arrival = Callable[["LightClient", str], None]
 
 
 class LightClient:
     """Makes edits `name.1`, `name.2` …, each a key of its own in the map `edits`; some also overwrite a shared key, which refers to
     a neighbour's struct.
 
-    address: gives the URL of the next attempt. on_arrival: called with the key of every edit of others as it arrives.
-    times: when each edit was made, the first at place 0 (monotonic). spells: seconds from each loss of the line until the client
-    was synced again. refused: attempts that failed since the client was last synced.
+    address: gives the URL of the next attempt; `url` is that of the latest. on_arrival: called with the client and the key of every
+    edit of others, as it arrives. times: when each edit was made, the first at place 0 (monotonic). spells: seconds from each loss
+    of the line until the client was synced again. refused: attempts that failed since the client was last synced.
     """
 
     def __init__(
         self, name: str, address: Callable[[], str], randomness: random.Random, on_arrival: Arrival | None = None
     ) -> None:
         self.name = name
+        self.url = ""
         self.acknowledged = 0
         self.times: list[float] = []
         self.spells: list[float] = []
@@ -141,9 +142,10 @@ class LightClient:
             self.drop()
 
     async def _connect_once(self) -> None:
+        self.url = self._address()
         transport, _ = await ws_connect(
             lambda: _Line(self),
-            self._address(),
+            self.url,
             websocket_handshake_timeout=_HANDSHAKE_SECONDS,
             max_frame_size=_MAX_FRAME_BYTES,
         )
@@ -206,7 +208,7 @@ class LightClient:
         assert self._on_arrival is not None
         for key in event.keys:  # type: ignore[attr-defined]
             if not key.startswith(f"{self.name}."):
-                self._on_arrival(key)
+                self._on_arrival(self, key)
 
 
 class _Line(WSListener):

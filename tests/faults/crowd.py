@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import random
 import time
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from tests.cluster import Course
-from tests.light_client import LightClient
+from tests.light_client import Arrival, LightClient
 
 CHECK_SECONDS: Final = 0.02  # between two looks at a condition
 _TICK: Final = 0.02  # seconds between two rounds of edits
@@ -36,12 +35,12 @@ def gather_crowd(
     per_course: int,
     address: Callable[[Course, int], Callable[[], str]],
     randomness: random.Random,
-    on_arrival: Callable[[int, str], None] | None = None,
+    on_arrival: Arrival | None = None,
 ) -> "Crowd":
     """Make clients for each course.
 
     address: gives, for a course and the number of a client (counted over all courses), where each of its attempts goes.
-    on_arrival: called with a client's number and the key of an edit of others, as it arrives.
+    on_arrival: see LightClient.
     """
     groups: dict[Course, list[LightClient]] = {}
     numbers = itertools.count()
@@ -49,10 +48,19 @@ def gather_crowd(
         groups[course] = []
         for _ in range(per_course):
             number = next(numbers)
-            arrival = None if on_arrival is None else functools.partial(on_arrival, number)
             seed = random.Random(randomness.random())
-            groups[course].append(LightClient(f"client{number}", address(course, number), seed, arrival))
+            groups[course].append(LightClient(f"client{number}", address(course, number), seed, on_arrival))
     return Crowd(groups, randomness)
+
+
+def going_round(ports: Sequence[int]) -> Callable[[Course, int], Callable[[], str]]:
+    """Return the addresses of clients that start on instances in turn, and go to the next one after every end."""
+
+    def address(course: Course, number: int) -> Callable[[], str]:
+        attempts = itertools.count(number)
+        return lambda: course.url(ports[next(attempts) % len(ports)])
+
+    return address
 
 
 class Crowd:

@@ -12,7 +12,7 @@ import uvloop
 
 from tests.cluster import Cluster, Course
 from tests.faults.crowd import TookTooLong
-from tests.postgres import Postgres
+from tests.faults.postgres_copies import CopiedPostgres
 from tests.valkey import Valkey
 
 Report = TypeVar("Report")
@@ -22,7 +22,7 @@ Report = TypeVar("Report")
 class World:
     """Everything that runs. courses: empty ones of one account."""
 
-    postgres: Postgres
+    postgres: CopiedPostgres
     valkey: Valkey
     cluster: Cluster
     courses: Sequence[Course]
@@ -34,7 +34,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """Start everything, and end it. What the instances printed is shown when the block fails."""
     with contextlib.ExitStack() as stack:
-        postgres, valkey = stack.enter_context(Postgres()), stack.enter_context(Valkey())
+        postgres, valkey = stack.enter_context(CopiedPostgres()), stack.enter_context(Valkey())
         cluster = Cluster(folder, postgres.url, [valkey.url] * instances, settings)
         await asyncio.to_thread(cluster.__enter__)
         try:
