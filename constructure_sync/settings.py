@@ -177,7 +177,16 @@ class Settings(BaseSettings):
         description="Size at which updates are folded into a segment, in bytes. Larger: longer folding, fewer frames.",
     )
     raw_row_retention_days: float = Field(
-        90, ge=0, description="Days for which updates are kept after folding, for history and repair."
+        90,
+        ge=0,
+        description="Days for which updates are kept after compaction, for history and repair; ten minutes at least.",
+    )
+    sweep_minutes: float = Field(
+        10,
+        ge=0.1,
+        le=1440,
+        description="Minutes between two passes over the logs of documents at rest, by one of all instances. Longer: "
+        "long tails and rows past their time stay longer.",
     )
     replica_workers: int = Field(
         2, ge=1, le=64, description="Worker processes that merge segments and read large frames. About 60 MiB each."
