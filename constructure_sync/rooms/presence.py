@@ -1,13 +1,17 @@
-"""Who is present in a room. Never stored; an entry is owned by one connection, and only its owner removes it (R8).
+"""Who is present in a room. Never stored; an entry is owned by one connection of one instance, and only its owner removes it (R8).
 
 Stock y-websocket clients send every state they receive back. So a payload that was relayed lately is dropped by its bytes, and
 entries of ids that another connection owns are ignored silently (interleavings 6).
+
+Each instance announces to the others what its own connections say, and never what it heard itself: so nothing goes round. A client
+that changes its instance takes its entry along by the first newer clock; what its old instance says of it later counts no more.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from constructure_sync.bus.contracts import InstanceId, PresenceEntry
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.observability import LIMIT_REACHED, PRESENCE_RECEIVED
 from constructure_sync.protocol.awareness import GONE, AwarenessEntry, decode_awareness, encode_awareness, stamp_user
@@ -21,6 +25,7 @@ _FRAME_BYTES = (
 _REMEMBERED_FRAMES = 128
 _REMEMBERED_GONE = 4096
 _GONE_SECONDS = 120.0
+_MOST_PRESENT = 50_000
 ROLL_CALL_SECONDS = 1.0
 
 
@@ -40,32 +45,47 @@ class Attendee:
     has_spoken: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A connection of another instance."""
+
+    instance: InstanceId
+    connection: int
+    user_id: UserId
+
+
 @dataclass(slots=True)
 class _Present:
     entry: AwarenessEntry
-    owner: Attendee
+    owner: Attendee | _Elsewhere
     renewed_at: float
 
 
 @dataclass(slots=True)
 class _Gone:
     clock: int
-    user_id: UserId
+    owner: Attendee | _Elsewhere
     at: float
 
 
 class Presence:
-    """The awareness entries of one room. Pure: time is an argument, what is to be sent is returned."""
+    """The awareness entries of one room. Pure: time is an argument, what is to be sent is returned.
 
-    def __init__(self, limits: RoomLimits) -> None:
+    instance: the one that the room is on.
+    """
+
+    def __init__(self, limits: RoomLimits, instance: InstanceId = 0) -> None:
         self._limits = limits
+        self._instance = instance
         self._present: dict[int, _Present] = {}
         self._gone: OrderedDict[int, _Gone] = OrderedDict()
         self._relayed: OrderedDict[bytes, None] = OrderedDict()
         self._changed: dict[int, None] = {}
-        self._deferred: dict[int, None] = {}
+        self._deferred: dict[int, Attendee] = {}
+        self._unannounced: dict[int, Attendee] = {}
         self._arrivals = 0
         self._must_call_roll = False
+        self._must_tell_roll_call = False
         self._roll_called_at = -ROLL_CALL_SECONDS
 
     def __len__(self) -> int:
@@ -110,9 +130,9 @@ class Presence:
             if entry.state == GONE:
                 return None
             if gone is not None and entry.clock <= gone.clock:
-                if gone.user_id != attendee.user_id:
+                if gone.owner.user_id != attendee.user_id:
                     return None
-                self._must_call_roll = True
+                self._someone_is_back()
                 return AwarenessEntry(entry.client_id, gone.clock, GONE)
             if len(attendee.ids) >= self._limits.awareness_ids:
                 LIMIT_REACHED.labels("awareness_ids").inc()
@@ -121,16 +141,33 @@ class Presence:
             if not self._may_speak_for(attendee, entry, present, is_greeting):
                 PRESENCE_RECEIVED.labels("foreign").inc()
                 return None
-            if attendee.number > present.owner.number:
-                self._must_call_roll = self._must_call_roll or is_greeting
+            if isinstance(present.owner, _Elsewhere) or attendee.number > present.owner.number:
+                if is_greeting:
+                    self._someone_is_back()
             else:
                 owner = present.owner  # two sockets of one client: the end of the older one must not remove it
         elif entry.clock < present.entry.clock or (entry.clock == present.entry.clock and entry.state != GONE):
             return None
         self._store(attendee, owner, entry, now)
         if present is not None and present.owner is not owner:
-            present.owner.ids.discard(entry.client_id)
+            _disown(present.owner, entry.client_id)
         return AwarenessEntry(entry.client_id, entry.clock, GONE) if is_greeting and entry.state != GONE else None
+
+    def _someone_is_back(self) -> None:
+        self._must_call_roll = self._must_tell_roll_call = True
+
+    def must_call_roll(self, now: float) -> None:
+        """Another instance has called the roll, or will be seen to: call it here too, unless that has just been done.
+
+        Whoever comes back a moment after a roll call knows no clock as new as those that it brought.
+        """
+        if now - self._roll_called_at >= ROLL_CALL_SECONDS / 2:
+            self._must_call_roll = True
+
+    def take_roll_call(self) -> bool:
+        """Tell, once, whether the roll is called because of someone on this instance: the others are then to call it too."""
+        must_tell, self._must_tell_roll_call = self._must_tell_roll_call, False
+        return must_tell
 
     def call_roll(self, now: float) -> bool:
         """Tell whether everyone should be asked to announce themselves again: someone has come back, with old clocks in mind.
@@ -165,14 +202,17 @@ class Presence:
             raise ProtocolViolation("an awareness state is too large", TOO_LARGE)
         is_late = self._is_over_rate(attendee, now)
         if entry.state == GONE:
-            self._remove(entry.client_id, entry.clock, attendee.user_id, now)
+            self._remove(entry.client_id, entry.clock, attendee, now)
             attendee.ids.discard(entry.client_id)
         else:
             entry.state = stamp_user(entry.state, str(attendee.user_id), attendee.user_name)
             self._present[entry.client_id] = _Present(entry, owner, now)
             self._gone.pop(entry.client_id, None)
             owner.ids.add(entry.client_id)
-        (self._deferred if is_late else self._changed)[entry.client_id] = None
+        if is_late:
+            self._deferred[entry.client_id] = owner
+        else:
+            self._changed_here(entry.client_id, owner)
         PRESENCE_RECEIVED.labels("deferred" if is_late else "taken").inc()
 
     def _is_over_rate(self, attendee: Attendee, now: float) -> bool:
@@ -187,9 +227,13 @@ class Presence:
             return True
         return False
 
-    def _remove(self, client_id: int, clock: int, user_id: UserId, now: float) -> None:
+    def _changed_here(self, client_id: int, owner: Attendee) -> None:
+        self._changed[client_id] = None
+        self._unannounced[client_id] = owner
+
+    def _remove(self, client_id: int, clock: int, owner: Attendee | _Elsewhere, now: float) -> None:
         self._present.pop(client_id, None)
-        self._gone[client_id] = _Gone(clock, user_id, now)
+        self._gone[client_id] = _Gone(clock, owner, now)
         self._gone.move_to_end(client_id)
         if len(self._gone) > _REMEMBERED_GONE:
             self._gone.popitem(last=False)
@@ -199,24 +243,102 @@ class Presence:
         for client_id in attendee.ids:
             present = self._present.get(client_id)
             if present is not None and present.owner is attendee:
-                self._remove(client_id, present.entry.clock, attendee.user_id, now)
-                self._changed[client_id] = None
+                self._remove(client_id, present.entry.clock, attendee, now)
+                self._changed_here(client_id, attendee)
         attendee.ids.clear()
 
     def expire(self, now: float) -> None:
         """Remove entries that were not renewed in time, and forget removals that no client can still echo."""
         limit = now - self._limits.presence_timeout
         for client_id, present in [(c, p) for c, p in self._present.items() if p.renewed_at <= limit]:
-            present.owner.ids.discard(client_id)
-            self._remove(client_id, present.entry.clock, present.owner.user_id, now)
-            self._changed[client_id] = None
+            self._remove(client_id, present.entry.clock, present.owner, now)
+            if isinstance(present.owner, Attendee):
+                present.owner.ids.discard(client_id)
+                self._changed_here(client_id, present.owner)
+            else:
+                self._changed[client_id] = None
         while self._gone and next(iter(self._gone.values())).at <= now - _GONE_SECONDS:
             self._gone.popitem(last=False)
 
     def release_deferred(self) -> None:
         """Let entries that waited for their rate be relayed with the next changes."""
-        self._changed.update(self._deferred)
+        for client_id, owner in self._deferred.items():
+            self._changed_here(client_id, owner)
         self._deferred.clear()
+
+    # ------------------------------------------------------------------ other instances
+
+    def take_elsewhere(self, instance: InstanceId, entries: Sequence[PresenceEntry], now: float) -> None:
+        """Take what another instance announces of its own connections; what is new is told with the next changes."""
+        if instance == self._instance:
+            return
+        for each in entries:
+            self._take_elsewhere(_Elsewhere(instance, each.connection, each.user_id), each.entry, now)
+
+    def _take_elsewhere(self, owner: _Elsewhere, entry: AwarenessEntry, now: float) -> None:
+        if entry.state == GONE:
+            self._gone_elsewhere(owner, entry, now)
+            return
+        present, gone = self._present.get(entry.client_id), self._gone.get(entry.client_id)
+        if present is not None:
+            # Nobody takes another user's id, and only what is newer counts.
+            if present.owner.user_id != owner.user_id or entry.clock <= present.entry.clock:
+                return
+            self._see_return(present.owner, owner, now)
+            _disown(present.owner, entry.client_id)
+        elif gone is not None:
+            if entry.clock >= gone.clock:
+                self._see_return(gone.owner, owner, now)
+            if entry.clock <= gone.clock:
+                return
+        elif len(self._present) >= _MOST_PRESENT:
+            LIMIT_REACHED.labels("awareness_present").inc()
+            return
+        self._present[entry.client_id] = _Present(entry, owner, now)
+        self._gone.pop(entry.client_id, None)
+        self._changed[entry.client_id] = None
+
+    def _see_return(self, before: Attendee | _Elsewhere, owner: _Elsewhere, now: float) -> None:
+        """A client that had another connection before has those clocks of its neighbours in mind that they had then."""
+        if before != owner and before.user_id == owner.user_id:
+            self.must_call_roll(now)
+
+    def _gone_elsewhere(self, owner: _Elsewhere, entry: AwarenessEntry, now: float) -> None:
+        present = self._present.get(entry.client_id)
+        if present is None:
+            gone = self._gone.get(entry.client_id)
+            if gone is None or gone.clock < entry.clock:
+                # What it says of that client may still come: out of order.
+                self._remove(entry.client_id, entry.clock, owner, now)
+        elif present.owner == owner:
+            if entry.clock >= present.entry.clock:
+                self._remove(entry.client_id, entry.clock, owner, now)
+                self._changed[entry.client_id] = None
+        elif isinstance(present.owner, Attendee) and entry.clock >= present.entry.clock:
+            # It was there before, and others believe now that it is gone: it has to announce itself with a higher clock.
+            self.must_call_roll(now)
+
+    def take_announcements(self) -> list[PresenceEntry]:
+        """Return what connections of this instance have said since the last call, to be published."""
+        unannounced, self._unannounced = self._unannounced, {}
+        announcements = []
+        for client_id, owner in unannounced.items():
+            present, gone = self._present.get(client_id), self._gone.get(client_id)
+            if present is not None and isinstance(present.owner, Attendee):
+                announcements.append(_announcement(present.owner, present.entry))
+            elif present is None and gone is not None:
+                announcements.append(_announcement(owner, AwarenessEntry(client_id, gone.clock, GONE)))
+        return announcements
+
+    def own_announcements(self) -> list[PresenceEntry]:
+        """Return everything that connections of this instance have said, for an instance that knows of nobody."""
+        return [
+            _announcement(present.owner, present.entry)
+            for present in self._present.values()
+            if isinstance(present.owner, Attendee)
+        ]
+
+    # ------------------------------------------------------------------ what is told
 
     def take_changes(self) -> list[bytes]:
         """Return the payloads that tell everyone what changed since the last call; mostly one."""
@@ -260,3 +382,12 @@ class Presence:
         if len(self._relayed) > _REMEMBERED_FRAMES:
             self._relayed.popitem(last=False)
         return payload
+
+
+def _disown(owner: Attendee | _Elsewhere, client_id: int) -> None:
+    if isinstance(owner, Attendee):
+        owner.ids.discard(client_id)
+
+
+def _announcement(owner: Attendee, entry: AwarenessEntry) -> PresenceEntry:
+    return PresenceEntry(owner.number, owner.user_id, entry)
