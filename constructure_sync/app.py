@@ -1,7 +1,13 @@
 """The ASGI application and the server around it."""
 
+import asyncio
+import random
 import signal
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -9,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from auth.sign_in import SignIn, SignInRules
-from constructure_sync.observability import metrics_page
+from constructure_sync.observability import get_logger, metrics_page
 from constructure_sync.replica.jobs import new_course_document
 from constructure_sync.rest.context import Readiness, RestServices
 from constructure_sync.rest.middleware import HttpMiddleware
@@ -21,8 +27,12 @@ from constructure_sync.transport.http import BoundedHttpProtocol
 from constructure_sync.transport.server import DrainingServer
 from constructure_sync.transport.upgrade import websocket_protocol
 from schemas.course import CourseSeed
+from storage.contracts import StorageUnavailable
 
+_log = get_logger()
 _SEED_SECONDS = 20.0
+_FIRST_DELAY = 0.2
+_MAX_DELAY = 2.0
 
 
 class Instance:
@@ -80,14 +90,39 @@ class Instance:
         return HttpMiddleware(application, secure=self.public_url().startswith("https://"))
 
 
-async def serve(settings: Settings) -> None:
-    """Run one instance until it is told to stop; say where it listens, on standard output, once it does."""
-    async with open_services(settings) as services:
+class Host(Protocol):
+    """What an instance runs under."""
+
+    def listen(self, settings: Settings) -> list[socket.socket] | None:
+        """Return the bound sockets to listen on; None: those of the settings' own address and port."""
+        ...
+
+    def ready(self, url: str, server: DrainingServer) -> None:
+        """The instance answers at `url`."""
+        ...
+
+
+class Alone:
+    """The only instance on its port. It says where it listens, on standard output."""
+
+    def listen(self, settings: Settings) -> None:
+        """See `Host`."""
+
+    def ready(self, url: str, server: DrainingServer) -> None:
+        """See `Host`."""
+        print(f"listening on {url}", flush=True)
+
+
+async def serve(settings: Settings, host: Host | None = None) -> None:
+    """Run one instance until it is told to stop. host: `Alone` unless given. Raises SettingsError, StorageError."""
+    host = host or Alone()
+    async with AsyncExitStack() as stack:
+        services = await enter_when_up(stack, lambda: open_services(settings), settings.startup_wait_seconds)
         instance = Instance(services)
 
         def on_ready(url: str) -> None:
             instance.port = int(url.rpartition(":")[2])
-            print(f"listening on {url}", flush=True)
+            host.ready(url, server)
 
         config = uvicorn.Config(
             instance.app(),
@@ -106,7 +141,30 @@ async def serve(settings: Settings) -> None:
         # uvicorn raises the signal again when it is done; what is unsaved then still has to reach the disk.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _outlive)
-        await server.serve()
+        await server.serve(host.listen(settings))
+
+
+async def enter_when_up(
+    stack: AsyncExitStack,
+    services: Callable[[], AbstractAsyncContextManager[Services]],
+    wait: float,
+    randomness: random.Random | None = None,
+) -> Services:
+    """Enter the services once the database answers, which may be starting just now. wait: seconds. Raises StorageUnavailable."""
+    loop, randomness = asyncio.get_running_loop(), randomness or random.Random()
+    deadline, delay, is_told = loop.time() + wait, _FIRST_DELAY, False
+    while True:
+        try:
+            return await stack.enter_async_context(services())
+        except StorageUnavailable as error:
+            left = deadline - loop.time()
+            if left <= 0:
+                raise
+            if not is_told:
+                _log.warning("waiting_for_database", seconds=wait, error=str(error))
+                is_told = True
+            await asyncio.sleep(min(delay * randomness.uniform(0.5, 1.0), left))
+            delay = min(delay * 2, _MAX_DELAY)
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:

@@ -38,21 +38,37 @@ def _fail(message: str, status: int = 1) -> Never:
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that share the port; unset: CONSTRUCTURE_WORKERS.")
+    ] = None,
+) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
-    import uvloop
-
-    from constructure_sync.app import serve as serve_instance
     from constructure_sync.settings import SettingsError
+    from constructure_sync.supervisor import WorkersFailed, supervise
     from storage.contracts import StorageError
 
     settings = _settings()
+    if workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
     try:
-        uvloop.run(serve_instance(settings))
+        if settings.workers > 1:
+            raise typer.Exit(supervise(settings))
+        _serve_alone(settings)
     except SettingsError as error:
         _fail(str(error), 2)
     except StorageError as error:
         _fail(f"the database cannot be opened: {error}")
+    except WorkersFailed as error:
+        _fail(str(error))
+
+
+def _serve_alone(settings: "Settings") -> None:
+    import uvloop
+
+    from constructure_sync.app import serve as serve_instance
+
+    uvloop.run(serve_instance(settings))
 
 
 @app.command()

@@ -2,21 +2,25 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 HTTP_REQUESTS = Counter("http_requests_total", "REST requests answered.", ("method", "route", "status"))
 HTTP_DURATION = Histogram("http_request_duration_seconds", "Time to answer a REST request.", ("method", "route"))
 
-CONNECTIONS = Gauge("websocket_connections_active", "Open WebSockets.", ("family",))
+CONNECTIONS = Gauge("websocket_connections_active", "Open WebSockets.", ("family",), multiprocess_mode="livesum")
 REFUSED_CONNECTIONS = Counter("websocket_connections_refused_total", "Upgrades refused, by reason.", ("reason",))
 SOCKETS_CLOSED = Counter("websocket_closed_total", "WebSockets closed by the server, by close code.", ("code",))
-CONNECTIONS_BEHIND = Gauge("connections_behind", "Connections that have not taken what is there for them.")
+CONNECTIONS_BEHIND = Gauge(
+    "connections_behind", "Connections that have not taken what is there for them.", multiprocess_mode="livesum"
+)
 
-ROOMS = Gauge("rooms", "Rooms of this instance, by state.", ("state",))
+ROOMS = Gauge("rooms", "Rooms of this instance, by state.", ("state",), multiprocess_mode="livesum")
 ROOMS_LOADED = Counter("rooms_loaded_total", "Loads of a document into a room that were begun.")
 UPDATES_TAKEN = Counter("updates_taken_total", "Updates that entered a room's history.")
 UPDATES_EMPTY = Counter("updates_empty_total", "Updates that held nothing new.")
@@ -34,14 +38,16 @@ TIME_TO_RECEIPT = Histogram("time_to_receipt_seconds", "From taking an update to
 COMMIT_UPDATES = Histogram("commit_batch_updates", "Updates per commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000))
 COMMIT_DURATION = Histogram("commit_duration_seconds", "Time of one commit.", buckets=_FAST)
 COMMIT_FAILURES = Counter("commit_failures_total", "Commits that failed and are tried again.")
-UNSAVED_BYTES = Gauge("unsaved_bytes", "Bytes taken and not yet committed.")
+UNSAVED_BYTES = Gauge("unsaved_bytes", "Bytes taken and not yet committed.", multiprocess_mode="livesum")
 STRANDED_CHANGES = Counter("stranded_changes_total", "Refused writes kept aside, by reason.", ("reason",))
 LOG_READS = Counter("log_reads_total", "Times a room read from its log what the bus had not brought.")
 LOGS_HEALED = Counter(
     "logs_healed_total", "Times a log was not the one followed before, and was offered what it lacks."
 )
 COMPACTIONS = Counter("compactions_total", "Compactions of a document's log, by outcome.", ("outcome",))
-UPKEEP = Counter("upkeep_runs_total", "Runs of the jobs that one of all instances does, by outcome.", ("job", "outcome"))
+UPKEEP = Counter(
+    "upkeep_runs_total", "Runs of the jobs that one of all instances does, by outcome.", ("job", "outcome")
+)
 BUS_PUBLISHED = Counter("bus_published_total", "Messages given to the bus for other instances, by kind.", ("kind",))
 BUS_HEARD = Counter("bus_heard_total", "Messages of other instances that were heard, by kind.", ("kind",))
 BUS_LOST = Counter(
@@ -49,14 +55,27 @@ BUS_LOST = Counter(
     "Messages that this instance could not send, had no room for or could not read, by kind.",
     ("kind",),
 )
-BUS_CONNECTED = Gauge("bus_connected", "Whether the bus can be reached: 1 or 0.")
+BUS_CONNECTED = Gauge("bus_connected", "Whether the bus can be reached: 1 or 0.", multiprocess_mode="livemin")
 BUS_LAG = Histogram("bus_lag_seconds", "From publishing a message to hearing it back from the bus.", buckets=_FAST)
 WORKER_RETRIES = Counter("worker_retries_total", "Jobs repeated because a worker process died or hung.")
 
 
+_shared_folder: Path | None = None
+
+
+def show_metrics_of(folder: Path) -> None:
+    """Let `metrics_page` give the sums over all processes that keep their metrics in the folder (prometheus-client's mode)."""
+    global _shared_folder
+    _shared_folder = folder
+
+
 def metrics_page() -> bytes:
-    """Return all metrics in the Prometheus text format."""
-    return generate_latest()
+    """Return all metrics in the Prometheus text format: this process', or those of all workers of this machine."""
+    if _shared_folder is None:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(_shared_folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
 
 
 def configure_logging(level: str = "INFO") -> None:

@@ -191,6 +191,15 @@ class Settings(BaseSettings):
     replica_workers: int = Field(
         2, ge=1, le=64, description="Worker processes that merge segments and read large frames. About 60 MiB each."
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes on this machine that share the port. More than one needs a Redis bus between them.",
+    )
+    startup_wait_seconds: float = Field(
+        30, ge=0, le=600, description="How long a start waits for a database that does not answer yet."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe log line that is written to standard error."
     )

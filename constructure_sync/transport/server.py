@@ -38,6 +38,12 @@ class DrainingServer(Server):
         scheme = "https" if self.config.is_ssl else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
+    def retire(self) -> None:
+        """End as on SIGTERM, but listen no more: whoever comes goes to the others that share the port."""
+        for server in self.servers:
+            server.close()
+        self.handle_exit(signal.SIGTERM, None)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal handler. A second signal ends a running drain."""
         if sig == signal.SIGINT or self.should_exit:
