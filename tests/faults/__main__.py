@@ -17,11 +17,13 @@ RUNS: Final = {
     "frames": "mutated frames through real sockets",
     "differential": "random histories of Yjs clients: the same content everywhere, after restart and compaction too",
     "schedules": "the core under a virtual clock with cuts, delays and crashes; planted faults are caught",
+    "moves": "stock clients edit one course on three instances, go offline and move between them; all end equal",
     "bus": "Redis restarts, is flushed, loses messages and is cut off under three instances; all catch up",
     "outages": "Postgres stops and is killed under load, and instances with it; receipts stay true",
     "restores": "an older copy of the database is restored under running instances; what anybody holds comes back",
     "storm": "a thousand clients, and one of two instances is killed; all are synced and saved again soon",
     "rolling": "instances restart one after the other behind a proxy; nobody is long away",
+    "compaction": "compactions and purges cut at random steps, two at once, and power cuts; the log reads the same",
     "slow-readers": "sockets that stop reading during a steady broadcast",
 }
 DEFAULT_SEED: Final = 1
