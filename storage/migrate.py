@@ -1,19 +1,46 @@
-"""Bring a database to the schema of this version."""
+"""Bring a database to the schema of this version, or see whether somebody did.
+
+A database that a newer release has migrated is left alone: releases change the schema so that the one before still runs on it
+(docs/operations.md, "PostgreSQL").
+"""
 
 import asyncio
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from storage.contracts import StorageUnavailable
-from storage.database import create_engine
+from storage import postgres, sqlite
+from storage.contracts import StorageError, StorageUnavailable
+from storage.database import DEFAULT_OPTIONS, DatabaseOptions, SqlDatabase
+from storage.urls import is_postgres
+
+_TURN: Final = "migration of constructure-sync"
+"""Name of the advisory lock that a migration holds: one at a time, whoever starts them."""
+
+_TURN_SECONDS: Final = 60
+_LOCK_SECONDS: Final = 5
 
 
-async def migrate(url: str) -> None:
+async def migrate(url: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
     """Run every migration that the database lacks, all in one transaction. StorageUnavailable: it cannot be opened."""
-    await asyncio.to_thread(_migrate, url)
+    if is_postgres(url):
+        await _migrate_postgres(url, options)
+    else:
+        await asyncio.to_thread(_migrate_sqlite, url)
+
+
+async def check_schema(database: SqlDatabase) -> None:
+    """Return when the schema is that of this version or of a newer one. StorageError: it is older."""
+    if await database.read(_is_behind):
+        raise StorageError(
+            "the database has the schema of an older version, or none: run `constructure-sync migrate`, then start"
+        )
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -25,12 +52,45 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def _migrate(url: str) -> None:
-    engine = create_engine(url, readers=0)
+def _is_behind(connection: Connection) -> bool:
+    """Whether a step of this version is missing; what is not one of our steps is of a newer version."""
+    found = MigrationContext.configure(connection).get_current_revision()
+    steps = ScriptDirectory.from_config(alembic_config(connection))
+    older = {step.revision for step in steps.walk_revisions()} - {steps.get_current_head()}
+    return found is None or found in older
+
+
+def _upgrade(connection: Connection) -> None:
+    if _is_behind(connection):
+        command.upgrade(alembic_config(connection), "head")
+
+
+def _migrate_sqlite(url: str) -> None:
+    engine = sqlite.create_engine(url, readers=0)
     try:
         with engine.begin() as connection:
-            command.upgrade(alembic_config(connection), "head")
+            _upgrade(connection)
     except (DBAPIError, OSError) as error:
         raise StorageUnavailable(f"the database cannot be opened or migrated: {error}") from error
     finally:
         engine.dispose()
+
+
+async def _migrate_postgres(url: str, options: DatabaseOptions) -> None:
+    """Wait for whoever migrates, then for no lock for long: what waits for a table's lock holds up everybody behind it."""
+    engine = postgres.create_engine(url, options, connections=1)
+    try:
+        with postgres.errors_translated():
+            async with engine.begin() as connection:
+                await connection.execute(_lock_limit(_TURN_SECONDS))
+                await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(_TURN, 0))))
+                await connection.execute(_lock_limit(_LOCK_SECONDS))
+                await connection.run_sync(_upgrade)
+    except StorageUnavailable as error:
+        raise StorageUnavailable(f"the database cannot be migrated now: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _lock_limit(seconds: int) -> Select[str]:
+    return select(func.set_config("lock_timeout", f"{seconds}s", True))

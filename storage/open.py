@@ -1,16 +1,22 @@
 """Open everything that is stored, from one URL."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sqlalchemy import text
 
 from storage.accounts import Accounts
+from storage.breaker import BreakerState, CircuitBreaker, GuardedDatabase
 from storage.courses import Courses
-from storage.database import SqlDatabase
+from storage.database import DEFAULT_OPTIONS, DatabaseOptions, SqlDatabase
+from storage.leases import Leases
 from storage.log import SqlUpdateLog
-from storage.migrate import migrate
+from storage.migrate import check_schema, migrate
+from storage.postgres import PostgresDatabase, check_server
+from storage.sqlite import SqliteDatabase
 from storage.stranded import SqlStrandedChanges
+from storage.urls import is_postgres
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,7 @@ class Database:
     stranded: SqlStrandedChanges
     accounts: Accounts
     courses: Courses
+    leases: Leases
     connections: SqlDatabase
 
     async def check(self) -> None:
@@ -38,17 +45,44 @@ class Database:
         await self.close()
 
 
-async def open_database(url: str, *, time_limit: float = 10.0) -> Database:
-    """Migrate the database at `url` to this version and open its stores.
+async def open_database(
+    url: str,
+    options: DatabaseOptions = DEFAULT_OPTIONS,
+    *,
+    time_limit: float | None = None,
+    breaker_told: Callable[[BreakerState], object] = lambda _: None,
+) -> Database:
+    """Open the stores of the database at `url`. An embedded one is migrated first; a server must have been.
 
-    time_limit: seconds that any one transaction may take. Raises StorageUnavailable, StorageError (bad URL).
+    time_limit: in place of that of the options. breaker_told: hears when a server goes away and comes back.
+    Raises StorageUnavailable, StorageError (bad URL, schema of an older version, a server that must not hold a log).
     """
-    await migrate(url)
-    connections = SqlDatabase(url, time_limit=time_limit)
+    if time_limit is not None:
+        options = replace(options, time_limit=time_limit)
+    connections: SqlDatabase
+    if is_postgres(url):
+        connections = await _open_server(url, options, breaker_told)
+    else:
+        await migrate(url)
+        connections = SqliteDatabase(url, options)
     return Database(
         log=SqlUpdateLog(connections),
         stranded=SqlStrandedChanges(connections),
         accounts=Accounts(connections),
         courses=Courses(connections),
+        leases=Leases(connections),
         connections=connections,
     )
+
+
+async def _open_server(
+    url: str, options: DatabaseOptions, breaker_told: Callable[[BreakerState], object]
+) -> SqlDatabase:
+    server = PostgresDatabase(url, options)
+    try:
+        await check_server(server, options)
+        await check_schema(server)
+    except BaseException:
+        await server.close()
+        raise
+    return GuardedDatabase(server, CircuitBreaker(told=breaker_told))

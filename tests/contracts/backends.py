@@ -10,10 +10,12 @@ from schemas.roles import PlatformRole
 from storage.accounts import Accounts, User
 from storage.contracts import StrandedChanges, UpdateLog
 from storage.courses import Courses, NewCourse
-from storage.database import SqlDatabase
+from storage.database import DEFAULT_OPTIONS, DatabaseOptions, SqlDatabase
 from storage.log import SqlUpdateLog
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 from storage.migrate import migrate
+from storage.postgres import PostgresDatabase
+from storage.sqlite import SqliteDatabase
 from storage.stranded import SqlStrandedChanges
 
 FIRST_COMMIT = CommitId(7_000_000_000_000_000_001)
@@ -68,22 +70,37 @@ class MemoryBackend:
 class SqlBackend:
     """A database, opened anew by `reopen` as after a restart."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
+        self.url = url
+        self._options = options
         self.clock = Clock()
         self._open()
 
     @classmethod
     async def sqlite(cls, folder: Path) -> "SqlBackend":
+        """An embedded database in a new file."""
         url = f"sqlite:///{folder / 'constructure.db'}"
         await migrate(url)
-        backend = cls(url)
+        return await cls._made(url, DEFAULT_OPTIONS)
+
+    @classmethod
+    async def postgres(cls, url: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> "SqlBackend":
+        """A database of a server, with our schema and nothing in it."""
+        return await cls._made(url, options)
+
+    @classmethod
+    async def _made(cls, url: str, options: DatabaseOptions) -> "SqlBackend":
+        backend = cls(url, options)
         owner = User(backend.owner, "owner@example.org", "Owner", PlatformRole.TEACHER, 0.0)
         await backend.accounts.create(owner, "-")
         return backend
 
     def _open(self) -> None:
-        self.database = SqlDatabase(self._url, readers=2)
+        self.database: SqlDatabase
+        if self.url.startswith("sqlite"):
+            self.database = SqliteDatabase(self.url, self._options, readers=2)
+        else:
+            self.database = PostgresDatabase(self.url, self._options)
         self.log: UpdateLog = SqlUpdateLog(self.database, self.clock)
         self.stranded: StrandedChanges = SqlStrandedChanges(self.database, self.clock)
         self.accounts = Accounts(self.database)

@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection
 
 from schemas.ids import CommitId
 from storage.contracts import Append, NewUpdate, StorageError, StorageUnavailable
-from storage.database import Rejected, SqlDatabase
+from storage.database import DatabaseOptions, Rejected
 from storage.migrate import migrate
 from storage.open import open_database
+from storage.sqlite import SqliteDatabase
 from storage.tables import document_updates, documents
 from tests.contracts.backends import FIRST_COMMIT, SqlBackend
 from tests.contracts.logs import FIRST, appended, place
@@ -63,7 +64,7 @@ async def test_UL2_a_full_disk_appends_nothing_and_the_next_append_works(sqlite:
 async def test_UL2_a_lock_held_by_another_process_is_unavailable_then_heals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.database.BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr("storage.sqlite.BUSY_TIMEOUT_MS", 20)
     sqlite = await SqlBackend.sqlite(tmp_path)
     document_id = await sqlite.document()
     append = Append(document_id, FIRST, CommitId(2), [NewUpdate(b"a", None)])
@@ -96,7 +97,7 @@ async def test_a_failed_transaction_leaves_nothing_and_no_words_of_content(sqlit
 
 async def test_R13_a_slow_transaction_gives_its_callers_an_answer_in_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'slow.db'}"
-    database = SqlDatabase(url, time_limit=0.05)
+    database = SqliteDatabase(url, DatabaseOptions(time_limit=0.05))
     gate = threading.Event()
     started = threading.Event()
 
@@ -120,7 +121,7 @@ async def test_R13_a_slow_transaction_gives_its_callers_an_answer_in_time(tmp_pa
 
 
 async def test_R13_the_queue_before_the_writer_is_bounded(tmp_path: Path) -> None:
-    database = SqlDatabase(f"sqlite:///{tmp_path / 'queue.db'}", max_waiting=1)
+    database = SqliteDatabase(f"sqlite:///{tmp_path / 'queue.db'}", DatabaseOptions(max_waiting=1))
     gate = threading.Event()
     first = asyncio.create_task(database.write(lambda _: gate.wait(20)))
     await asyncio.sleep(0)
@@ -155,7 +156,9 @@ async def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
         await database.check()
 
 
-@pytest.mark.parametrize("url", ["postgresql://host/db", "sqlite://", "sqlite:///:memory:", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["mysql://host/db", "postgresql://", "postgresql://host", "sqlite://", "sqlite:///:memory:", "nonsense"]
+)
 async def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
     with pytest.raises(StorageError, match="database"):
         await open_database(url)
