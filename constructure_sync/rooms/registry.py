@@ -127,6 +127,7 @@ class Rooms:
         room = Room(document_id, history, stored.head, self._services, self)
         self._rooms[document_id] = room
         listener.pass_on_to(room)
+        room.opened()
         ROOMS.labels("live").inc()
         self.emptied(room)  # should nobody come who waited for it
         return room

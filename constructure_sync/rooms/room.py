@@ -6,12 +6,16 @@ that were framed once.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, Protocol
 
 from constructure_sync.bus.contracts import (
     DocumentMessage,
     InstanceId,
+    PresenceAsked,
+    PresenceChanged,
+    PresenceEntry,
+    RollCalled,
     Saved,
 )
 from constructure_sync.errors import ProtocolViolation
@@ -88,7 +92,7 @@ class Room:
         self.history = history
         self.limits = services.limits
         self.loop = services.loop
-        self.presence = Presence(services.limits)
+        self.presence = Presence(services.limits, services.bus.instance)
         self.connections: list[Connection] = []
         self.is_discarded = False
         self._services = services
@@ -280,6 +284,8 @@ class Room:
                 connection.ask_presence()
         elif self.presence.roll_call_waits and self._roll_call is None:
             self._roll_call = self.loop.call_later(ROLL_CALL_SECONDS, self._call_roll)
+        if self.presence.take_roll_call():
+            self._services.bus.publish(self.document_id, RollCalled())
 
     def _call_roll(self) -> None:
         self._roll_call = None
@@ -300,6 +306,11 @@ class Room:
             frames = b"".join([frame(awareness_message(payload)) for payload in payloads])
             for connection in self.connections:
                 connection.presence_frames(frames)
+        self._announce(self.presence.take_announcements())
+
+    def _announce(self, entries: Sequence[PresenceEntry]) -> None:
+        if entries:
+            self._services.bus.publish(self.document_id, PresenceChanged(entries))
 
     def _flush_updates(self) -> None:
         history, start = self.history, self._flushed
@@ -426,6 +437,18 @@ class Room:
             return
         if isinstance(message, Saved):
             self._follower.heard(message)
+        elif isinstance(message, PresenceAsked):
+            self._announce(self.presence.own_announcements())
+        else:
+            if isinstance(message, PresenceChanged):
+                self.presence.take_elsewhere(instance, message.entries, self.now())
+            else:
+                self.presence.must_call_roll(self.now())
+            self.presence_changed()
+
+    def opened(self) -> None:
+        """The room can be heard from now on: ask who is in the document elsewhere."""
+        self._services.bus.publish(self.document_id, PresenceAsked())
 
     def missed(self) -> None:
         """Messages of other instances may have been lost (see `Subscriber`)."""
