@@ -1,7 +1,9 @@
 """Every test that takes `backend` runs over each of `BACKENDS`; one that takes `postgres_url` has a database of its own."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,11 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-async def migrated(postgres: Postgres) -> str:
+def migrated(postgres: Postgres) -> str:
     """The name of a database with our schema, to be copied."""
-    await migrate(postgres.create_database("migrated"))
+    url = postgres.create_database("migrated")
+    with ThreadPoolExecutor(1) as thread:  # a loop may be running here
+        thread.submit(lambda: asyncio.run(migrate(url))).result()
     return "migrated"
 
 
