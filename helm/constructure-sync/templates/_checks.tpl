@@ -11,6 +11,9 @@
 {{- else if $values.podDisruptionBudget.enabled -}}
 {{- fail "podDisruptionBudget.enabled needs several instances: with one it would hold up every node that is emptied" -}}
 {{- end -}}
+{{- if and (gt (int ($values.settings.workers | default 1)) 1) (eq $values.bus.type "local") -}}
+{{- fail "settings.workers > 1 needs bus.type=redis: the local bus reaches no other process" -}}
+{{- end -}}
 {{- if and (or (eq $values.database.type "postgresql") (eq $values.bus.type "redis")) (not $values.secret.existingSecret) -}}
 {{- fail "database.type=postgresql and bus.type=redis need secret.existingSecret: the name of a Secret that holds the signing key and the URLs" -}}
 {{- end -}}

@@ -66,6 +66,10 @@ priorityClassName: {{ . }}
 {{- with include "sync.publicUrl" . }}
 CONSTRUCTURE_PUBLIC_URL: {{ . | quote }}
 {{- end }}
+{{- /* A copy of this deployment, data and all, that shares its Redis must not hear it. */}}
+{{- if and (eq .Values.bus.type "redis") (not .Values.settings.bus_prefix) }}
+CONSTRUCTURE_BUS_PREFIX: {{ printf "%s.%s" .Release.Namespace (include "sync.fullname" .) | trunc 64 | quote }}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- /* Helm reads numbers as floats; without this a large one would become 3.3554432e+07. */}}
 {{- $whole := and (kindIs "float64" $value) (eq $value (floor $value)) }}
