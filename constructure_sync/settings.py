@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from storage.database import DatabaseOptions
+
 PREFIX: Final = "CONSTRUCTURE_"
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
@@ -171,6 +173,30 @@ class Settings(BaseSettings):
     database_timeout_seconds: float = Field(
         10, gt=0, le=600, description="Longest wait for one transaction; then the database counts as away."
     )
+    database_connections: int = Field(
+        10,
+        ge=2,
+        le=1000,
+        description="Connections to PostgreSQL of this process, half for writing, half for reading. All processes together "
+        "must stay below the server's `max_connections`.",
+    )
+    database_lock_seconds: float = Field(
+        1,
+        gt=0,
+        le=60,
+        description="How long a transaction waits for a row that another one holds; then each document is saved by itself, and "
+        "the locked one is tried again.",
+    )
+    database_pooler: bool = Field(
+        False,
+        description="Whether a pooler in transaction mode (PgBouncer, Supavisor …) stands before PostgreSQL. On: statements are "
+        "not kept prepared, each costs more.",
+    )
+    database_accepts_unsafe_durability: bool = Field(
+        False,
+        description="Start although PostgreSQL runs with `fsync` or `full_page_writes` off: a crash of its machine may then lose "
+        "edits that were acknowledged.",
+    )
     segment_bytes: int = Field(
         256 * KIB,
         ge=4 * KIB,
@@ -274,6 +300,17 @@ class Settings(BaseSettings):
     def database_address(self) -> str:
         """The database URL in effect."""
         return self.database_url or f"sqlite:///{self.data_dir / 'constructure.db'}"
+
+    @property
+    def database_options(self) -> DatabaseOptions:
+        """How the database is used."""
+        return DatabaseOptions(
+            time_limit=self.database_timeout_seconds,
+            lock_limit=self.database_lock_seconds,
+            connections=self.database_connections,
+            is_pooled=self.database_pooler,
+            accepts_unsafe_durability=self.database_accepts_unsafe_durability,
+        )
 
     @property
     def listens_on_loopback(self) -> bool:

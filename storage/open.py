@@ -1,7 +1,7 @@
 """Open everything that is stored, from one URL."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from sqlalchemy import text
@@ -49,16 +49,13 @@ async def open_database(
     url: str,
     options: DatabaseOptions = DEFAULT_OPTIONS,
     *,
-    time_limit: float | None = None,
     breaker_told: Callable[[BreakerState], object] = lambda _: None,
 ) -> Database:
     """Open the stores of the database at `url`. An embedded one is migrated first; a server must have been.
 
-    time_limit: in place of that of the options. breaker_told: hears when a server goes away and comes back.
+    breaker_told: hears when a server goes away and comes back.
     Raises StorageUnavailable, StorageError (bad URL, schema of an older version, a server that must not hold a log).
     """
-    if time_limit is not None:
-        options = replace(options, time_limit=time_limit)
     connections: SqlDatabase
     if is_postgres(url):
         connections = await _open_server(url, options, breaker_told)

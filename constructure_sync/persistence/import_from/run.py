@@ -46,7 +46,7 @@ async def import_from(
         report = Report(request.output, keeps_copies=not request.is_dry_run)
         mapping = Mapping(request.output, request.source)
         async with (
-            await open_database(settings.database_address, time_limit=settings.database_timeout_seconds) as database,
+            await open_database(settings.database_address, settings.database_options) as database,
             WorkerPool(1) as workers,
         ):
             credentials = await database.accounts.credentials(request.owner)
