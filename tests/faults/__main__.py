@@ -24,6 +24,7 @@ RUNS: Final = {
     "storm": "a thousand clients, and one of two instances is killed; all are synced and saved again soon",
     "rolling": "instances restart one after the other behind a proxy; nobody is long away",
     "compaction": "compactions and purges cut at random steps, two at once, and power cuts; the log reads the same",
+    "growth": "a million small edits to one course: what is stored and held, beside stock Yjs",
     "slow-readers": "sockets that stop reading during a steady broadcast",
 }
 DEFAULT_SEED: Final = 1
