@@ -9,7 +9,7 @@ from auth.policy import Decision, Principal, decide
 from auth.tokens import AccessClaims, ConnectClaims, InvalidToken, Tokens
 from schemas.ids import CourseId, DocumentId, SessionId, UserId
 from schemas.problems import PROBLEMS, ProblemCode
-from schemas.roles import Action, Role
+from schemas.roles import Action, Role, can_write_document
 from storage.contracts import StorageUnavailable
 from storage.courses import Courses
 
@@ -22,7 +22,10 @@ DOCUMENT_NAME: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A socket may open. role: as the database has it now. expires_at: when its token ends, seconds since 1970."""
+    """A socket may open. role: as the database has it now. expires_at: when its token ends, seconds since 1970.
+
+    is_read_only: the document takes no writes for now, whatever the role.
+    """
 
     user_id: UserId
     user_name: str
@@ -34,6 +37,12 @@ class Grant:
     course_id: CourseId
     session_id: SessionId
     expires_at: float
+    is_read_only: bool = False
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the holder may write to the document now."""
+        return can_write_document(self.role) and not self.is_read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class DocumentAccess:
             course_id=document.course_id,
             session_id=claims.session_id,
             expires_at=claims.expires_at,
+            is_read_only=document.is_read_only,
         )
 
 

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Never
+from typing import TYPE_CHECKING, Annotated, Never, TypeVar
 from uuid import UUID
 
 import typer
@@ -15,7 +15,12 @@ import typer
 from constructure_sync.persistence.import_from.sources import SourceKind
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from constructure_sync.persistence.doctor.commands import Doctor
     from constructure_sync.settings import Settings
+
+Result = TypeVar("Result")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Real-time collaboration for course graphs.")
 
@@ -79,7 +84,7 @@ def migrate() -> None:
 
     settings = _settings()
     try:
-        asyncio.run(migrate_database(settings.database_address))
+        asyncio.run(migrate_database(settings.database_address, settings.database_options))
     except StorageError as error:
         _fail(str(error))
     print("the database is up to date")
@@ -160,6 +165,105 @@ def import_from(
     print(f"{'dry run, nothing was changed: ' if dry_run else ''}{done}; see {report}")
     if incomplete:
         _fail(f"of {incomplete} documents something was left out")
+
+
+doctor = typer.Typer(no_args_is_help=True, help="Look at documents' logs and repair them; see docs/operations.md.")
+app.add_typer(doctor, name="doctor")
+
+Course = Annotated[UUID, typer.Argument(help="Id of the course.")]
+UpdateSeq = Annotated[int, typer.Argument(help="Number of the update (Seq).", min=1)]
+Timeout = Annotated[float, typer.Option(help="Seconds that a worker process may take over one document.", min=0.1)]
+
+
+def _with_doctor(timeout: float, work: "Callable[[Settings, Doctor], Awaitable[Result]]") -> "Result":
+    from constructure_sync.errors import ConstructureError
+    from constructure_sync.persistence.doctor.commands import open_doctor
+    from storage.contracts import StorageError
+
+    settings = _settings()
+
+    async def run() -> "Result":
+        async with open_doctor(settings, timeout) as opened:
+            return await work(settings, opened)
+
+    try:
+        return asyncio.run(run())
+    except (StorageError, ConstructureError, OSError) as error:
+        _fail(str(error))
+
+
+@doctor.command()
+def inspect(course: Course, timeout: Timeout = 120.0) -> None:
+    """Print what a course's log holds."""
+    print("\n".join(_with_doctor(timeout, lambda _, opened: opened.inspect(str(course)))))
+
+
+@doctor.command()
+def verify(
+    courses: Annotated[list[UUID] | None, typer.Argument(help="Ids of courses.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Verify every document there is.")] = False,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Read every update and every segment, and print what is wrong. The exit status is 1 when something is."""
+    if everything == bool(courses):
+        _fail("name courses, or --all", 2)
+
+    async def run(_: "Settings", opened: "Doctor") -> tuple[int, int]:
+        bad = seen = 0
+        async for name, findings in opened.verify([str(course) for course in courses or ()]):
+            seen += 1
+            bad += bool(findings)
+            for place, problem in findings:
+                print(f"{name}: {place}: {problem}", flush=True)
+        return seen, bad
+
+    seen, bad = _with_doctor(timeout, run)
+    print(f"{seen} documents read, {bad} of them damaged")
+    if bad:
+        raise typer.Exit(1)
+
+
+@doctor.command()
+def bisect(course: Course, timeout: Timeout = 120.0) -> None:
+    """Find the first update that is bad: malformed, waiting for what is not there, or killing its reader."""
+    finding = _with_doctor(timeout, lambda _, opened: opened.bisect(str(course)))
+    if finding is not None:
+        print(f"{finding.place}: {finding.problem}")
+        raise typer.Exit(1)
+    print("every update is good")
+
+
+@doctor.command()
+def quarantine(
+    course: Course, seq: UpdateSeq, reason: Annotated[str, typer.Option(help="Kept with the update.")]
+) -> None:
+    """Take an update out of a course's log; until a rebuild the course is served read-only."""
+    _with_doctor(120.0, lambda _, opened: opened.quarantine(str(course), seq, reason))
+    print(f"update {seq} is in quarantine; the course is read-only until it is rebuilt or the update restored")
+
+
+@doctor.command()
+def restore(course: Course, seq: UpdateSeq) -> None:
+    """Put an update back from quarantine."""
+    _with_doctor(120.0, lambda _, opened: opened.restore(str(course), seq))
+    print(f"update {seq} is back; after a rebuild, rebuild once more to have it in the course")
+
+
+@doctor.command()
+def rebuild(
+    course: Course,
+    copies: Annotated[
+        Path | None, typer.Option(help="Folder for pieces of segments that cannot be read and have no rows.")
+    ] = None,
+    timeout: Timeout = 600.0,
+) -> None:
+    """Make one segment of everything in a course's log that integrates, and let it be edited again."""
+    treated = _with_doctor(
+        timeout, lambda settings, opened: opened.rebuild(str(course), settings.segment_bytes, copies)
+    )
+    for place, problem in treated.left_out:
+        print(f"left out: {place}: {problem}")
+    print(f"updates 1-{treated.last} are one segment of {treated.pieces} pieces, {treated.size} bytes")
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ class CourseDocument:
     """The document behind a name, and how a user with a session stands to it.
 
     user: name and platform role; None when there is no such user. session_alive: False when the sign-in has ended or
-    is somebody else's.
+    is somebody else's. is_read_only: nobody may write for now, whatever the role.
     """
 
     id: DocumentId
@@ -61,6 +61,7 @@ class CourseDocument:
     role: Role | None
     user: tuple[str, PlatformRole] | None
     session_alive: bool
+    is_read_only: bool = False
 
 
 class Courses:
@@ -220,6 +221,7 @@ def _document(name: str, user_id: UserId, session_id: SessionId, connection: Con
             users.c.name,
             users.c.platform_role,
             alive,
+            documents.c.read_only_reason,
         )
         .join_from(documents, course_members, membership, isouter=True)
         .join(users, users.c.id == user_id, isouter=True)
@@ -229,4 +231,6 @@ def _document(name: str, user_id: UserId, session_id: SessionId, connection: Con
         return None
     role = None if row[4] is None else Role(row[4])
     user = None if row[5] is None else (row[5], PlatformRole(row[6]))
-    return CourseDocument(DocumentId(row[0]), CourseId(row[1]), row[2], row[3], role, user, bool(row[7]))
+    return CourseDocument(
+        DocumentId(row[0]), CourseId(row[1]), row[2], row[3], role, user, bool(row[7]), row[8] is not None
+    )

@@ -108,7 +108,7 @@ class SqlUpdateLog:
         """See UL11."""
         table = documents.c
         wanted = or_(table.head_seq - table.covered_seq >= uncovered, table.purged_seq < table.covered_seq)
-        query = select(table.id).where(wanted).order_by(table.id).limit(limit)
+        query = select(table.id).where(wanted, table.read_only_reason.is_(None)).order_by(table.id).limit(limit)
         if after is not None:
             query = query.where(table.id > after)
         return await self._database.read(lambda connection: connection.scalars(query).all())
@@ -303,6 +303,8 @@ def _add_segments(
     head = _head(document_id, connection, lock=True)
     if head is None or not _holds(at, head, _commit_at(document_id, at.seq, connection)):
         return False
+    if _awaits_repair(document_id, connection):
+        return False
     table = document_segments.c
     stored = [
         (Seq(row[0]), Seq(row[1]))
@@ -346,11 +348,17 @@ def _write_segments(
     )
 
 
+def _awaits_repair(document_id: DocumentId, connection: Connection) -> bool:
+    """Whether a damaged document's rows are still needed: a segment of what integrates now would not hold them all."""
+    reason = select(documents.c.read_only_reason).where(documents.c.id == document_id)
+    return connection.scalar(reason) is not None
+
+
 def _purge_covered(document_id: DocumentId, saved_before: float, limit: int, connection: Connection) -> int:
     covered = connection.scalar(
         select(func.max(document_segments.c.last_seq)).where(document_segments.c.document_id == document_id)
     )
-    if covered is None:
+    if covered is None or _awaits_repair(document_id, connection):
         return 0
     table = document_updates.c
     oldest = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.known import Known
@@ -10,15 +11,14 @@ from constructure_sync.protocol.update_reader import UpdateLimits
 from constructure_sync.protocol.update_writer import join_updates, split_update
 from constructure_sync.replica.jobs import CompactionMismatch
 
-_WHOLE_DOCUMENTS = UpdateLimits(max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32)
+WHOLE_DOCUMENTS = UpdateLimits(max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32)
 """One update may hold a whole document here; the pieces it is cut into keep the limits of a live one."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x78": "zlib"}
 _V2_COLUMNS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """An update that was taken in part or not at all. place: its index among those given. reason: for people."""
 
     place: int
@@ -43,7 +43,7 @@ def take_in(stored: Sequence[bytes], updates: Sequence[bytes], piece_bytes: int)
     for update in stored:
         before.add(before.close(update))
     after = before.copy()
-    taken, left_out = _close_all(after, updates)
+    taken, left_out = close_all(after, updates)
     pieces: list[bytes] = []
     for joined in join_updates(taken):
         for piece in split_update(joined, before, piece_bytes):
@@ -57,8 +57,8 @@ def take_in(stored: Sequence[bytes], updates: Sequence[bytes], piece_bytes: int)
     return Intake(tuple(pieces), tuple(left_out))
 
 
-def _close_all(known: Known, updates: Sequence[bytes]) -> tuple[list[bytes], list[LeftOut]]:
-    """Add what integrates to `known`; return it in an order that integrates, and what is left."""
+def close_all(known: Known, updates: Sequence[bytes]) -> tuple[list[bytes], list[LeftOut]]:
+    """Add what integrates of these updates to `known`; return that, in an order that integrates, and what is left."""
     taken: list[bytes] = []
     refused: dict[int, str] = {}
     waiting = list(range(len(updates)))
@@ -67,7 +67,7 @@ def _close_all(known: Known, updates: Sequence[bytes]) -> tuple[list[bytes], lis
         progress = False
         for place in waiting:
             try:
-                part = known.close(updates[place], _WHOLE_DOCUMENTS)
+                part = known.close(updates[place], WHOLE_DOCUMENTS)
             except ProtocolViolation as error:
                 refused[place] = _reason(updates[place], error)
                 continue
@@ -76,7 +76,7 @@ def _close_all(known: Known, updates: Sequence[bytes]) -> tuple[list[bytes], lis
                 taken.append(part.update)
                 progress = True
             if part.missing:
-                missing[place] = _gaps(part.missing)
+                missing[place] = missing_words(part.missing)
         # Turned round each time: updates that lie in reverse order need two rounds, not as many as there are.
         waiting = list(missing)[::-1] if progress else []
         if not waiting:
@@ -84,10 +84,11 @@ def _close_all(known: Known, updates: Sequence[bytes]) -> tuple[list[bytes], lis
     return taken, [LeftOut(place, reason) for place, reason in sorted(refused.items())]
 
 
-def _gaps(missing: tuple[tuple[int, int], ...]) -> str:
+def missing_words(missing: tuple[tuple[int, int], ...]) -> str:
+    """Say what an update waits for. missing: (client, clock), at least one."""
     shown = ", ".join(f"client {client} from clock {clock}" for client, clock in missing[:3])
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"a part waits for what the source does not hold: {shown}{more}"
+    return f"a part waits for what is not there: {shown}{more}"
 
 
 def _reason(update: bytes, error: ProtocolViolation) -> str:

@@ -66,9 +66,12 @@ def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: 
     known = Known()
     for summary in summaries:
         known.add_summary(Summary.decode(summary))
+    parts = []
     for update in updates:
-        known.add(known.close(update))
-    return known, fold(updates, segment_bytes)
+        # After a repair a stored update may wait for what was taken out: clients are sent what integrates.
+        parts.append(known.close(update))
+        known.add(parts[-1])
+    return known, fold([part.update for part in parts], segment_bytes)
 
 
 class StoredPieces(NamedTuple):
