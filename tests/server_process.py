@@ -69,9 +69,19 @@ class ServerProcess:
     """One server on loopback. Everything it prints goes to `log`, over all its starts.
 
     settings: names without the `CONSTRUCTURE_` prefix, in lower case, to values (`{"keepalive_seconds": "0.5"}`).
+    command, cwd: what runs, and where; this repository's server unless told otherwise.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        command: Sequence[str] = SERVE,
+        cwd: Path = REPOSITORY,
+    ) -> None:
+        self._command = list(command)
+        self._cwd = cwd
         self.port = free_port()
         self.data_dir = folder / "data"
         self.log = folder / "server.log"
@@ -115,8 +125,8 @@ class ServerProcess:
         ready = threading.Event()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
-            list(SERVE),
-            cwd=REPOSITORY,
+            self._command,
+            cwd=self._cwd,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
