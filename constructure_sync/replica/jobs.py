@@ -131,7 +131,10 @@ def compact(updates: Sequence[bytes], segment_bytes: int, summaries: Sequence[by
         context.add_summary(Summary.decode(summary))
     beginning, before = context.copy(), context.copy()
     for update in updates:
-        before.add(before.close(update))
+        part = before.close(update)
+        if part.missing:  # after a repair: what waits for the rest must not be dropped
+            raise CompactionMismatch("the history is not closed")
+        before.add(part)
     pieces: list[bytes] = []
     for joined in join_updates(updates):
         for piece in split_update(collect_garbage(joined, before.deletes), context, segment_bytes):

@@ -277,6 +277,17 @@ def test_R7_a_compaction_that_fails_leaves_the_log_as_it_is(failure: Exception) 
     on_bench(body)
 
 
+def test_R7_a_log_in_which_something_waits_for_what_is_not_there_is_left_as_it_is() -> None:
+    async def body(bench: Bench) -> None:
+        updates = typed(1, 10)
+        await bench.write([*updates[:4], *updates[5:]])
+        before = await bench.stored()
+        assert await bench.compactor().compact_if_worth(DOCUMENT) is Outcome.FAILED
+        assert await bench.stored() == before
+
+    on_bench(body)
+
+
 def test_R13_a_compaction_that_hangs_is_given_up_and_the_next_begins() -> None:
     async def body(bench: Bench) -> None:
         await bench.write(edits(10))
