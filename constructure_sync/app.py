@@ -20,6 +20,7 @@ from constructure_sync.replica.jobs import new_course_document
 from constructure_sync.rest.context import Readiness, RestServices
 from constructure_sync.rest.middleware import HttpMiddleware
 from constructure_sync.rest.problems import http_exception
+from constructure_sync.rest.readiness import DatabaseProbe
 from constructure_sync.rest.routes import routes
 from constructure_sync.services import Services, open_services
 from constructure_sync.settings import Settings
@@ -28,6 +29,7 @@ from constructure_sync.transport.server import DrainingServer
 from constructure_sync.transport.upgrade import websocket_protocol
 from schemas.course import CourseSeed
 from storage.contracts import StorageUnavailable
+from storage.migrate import check_schema
 
 _log = get_logger()
 _SEED_SECONDS = 20.0
@@ -42,18 +44,25 @@ class Instance:
         self._services = services
         self._settings = services.settings
         self.port = services.settings.port
+        database = services.database
+        self._database = DatabaseProbe(database.check, lambda: check_schema(database.connections))
 
     def public_url(self) -> str:
         return self._settings.public_address(self.port)
 
-    def readiness(self) -> Readiness:
-        """Return why this instance should get no new clients, if there is a reason."""
-        reasons = []
-        if self._services.acceptor.draining:
-            reasons.append("the instance is stopping")
-        if self._services.log_writer.is_failing:
-            reasons.append("updates cannot be saved: the database is away")
-        return Readiness(tuple(reasons))
+    async def readiness(self) -> Readiness:
+        """Return why this instance should get no new clients, if there is a reason.
+
+        A bus that is away is none: everything is saved, and no other instance would be better off.
+        """
+        services = self._services
+        reasons = list(await self._database.reasons())
+        if services.log_writer.is_failing:
+            reasons.insert(0, "updates cannot be saved")
+        if services.acceptor.draining:
+            reasons.insert(0, "the instance is stopping")
+        degraded = ("the bus is away: other instances hear of edits late",) if services.bus.is_away else ()
+        return Readiness(tuple(reasons), degraded)
 
     async def seed(self, seed: CourseSeed) -> bytes:
         """Return a new course document's first update."""

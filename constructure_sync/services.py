@@ -51,6 +51,7 @@ class Services:
     passwords: Passwords
     workers: WorkerPool
     log_writer: LogWriter
+    bus: Bus
     rooms: Rooms
     gate: "Gate"
     acceptor: Acceptor
@@ -262,7 +263,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 tasks.create_task(deriver.run(), name="deriver"),
             ]
             try:
-                yield Services(settings, database, tokens, passwords, workers, log_writer, rooms, gate, acceptor)
+                yield Services(settings, database, tokens, passwords, workers, log_writer, bus, rooms, gate, acceptor)
                 await rooms.drain(settings.database_timeout_seconds)
             finally:
                 for task in running:

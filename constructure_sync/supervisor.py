@@ -46,7 +46,7 @@ class Pace:
 
     start: float = 90.0
     stop: float = 60.0
-    lasting: float = 30.0
+    lasting: float = 5.0
     attempts: int = 5
     first_delay: float = 0.2
     max_delay: float = 5.0
@@ -115,8 +115,11 @@ class Supervisor:
             raise failures.exceptions[0] from None
         finally:
             rolling.cancel()
-            self.stop(signal.SIGTERM)
+            if self._living:
+                self.stop(signal.SIGTERM)
             await asyncio.gather(rolling, *self._attending, return_exceptions=True)
+            for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(each)
         return 0 if self._is_clean else 1
 
     def stop(self, number: signal.Signals) -> None:
@@ -219,8 +222,9 @@ class Supervisor:
         worker.writer.close()
         self._living.discard(worker)
         mark_process_dead(worker.process.pid, str(self._folder))  # type: ignore[no-untyped-call]
-        # What is told to end before it is ready dies of the signal; that is no fault.
-        self._is_clean = self._is_clean and (status == 0 or worker.ready_at is None or not self._stopping.is_set())
+        # Before it is ready, and when it is all but gone, a process dies of the signal that ends it; that is no fault.
+        is_in_order = status in (0, -signal.SIGTERM, -signal.SIGINT) or worker.ready_at is None
+        self._is_clean = self._is_clean and (is_in_order or not self._stopping.is_set())
         if not worker.started.done():
             worker.started.set_result(False)
         worker.ended.set()

@@ -153,7 +153,8 @@ class ProblemBody(Outgoing):
 
 
 class HealthBody(Outgoing):
-    """Health or readiness. reasons: why not, in English."""
+    """Health or readiness. reasons: why not; degraded: what works less well, and is no reason to go elsewhere. In English."""
 
     status: str
     reasons: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()

@@ -14,9 +14,10 @@ from storage.courses import Courses
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether this instance can serve. reasons: why not, in English; empty when it can."""
+    """Whether this instance can serve. reasons: why not, in English; empty when it can. degraded: what works less well meanwhile."""
 
     reasons: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -39,7 +40,7 @@ class RestServices:
     courses: Courses
     tokens: Tokens
     seed: Callable[[CourseSeed], Awaitable[bytes]]
-    ready: Callable[[], Readiness]
+    ready: Callable[[], Awaitable[Readiness]]
     metrics: Callable[[], bytes]
     public_url: Callable[[], str]
     rights_changed: Callable[[CourseId | SessionId], Awaitable[None]]

@@ -13,10 +13,11 @@ async def health(_: Call[NoBody]) -> Response:
 
 
 async def ready(call: Call[NoBody]) -> Response:
-    """200 when this instance can serve, else 503 with the reasons."""
-    readiness = call.services.ready()
+    """200 when this instance can serve, else 503 with the reasons; in both cases what is degraded."""
+    readiness = await call.services.ready()
     status = "ready" if readiness.ready else "not_ready"
-    return json_response(HealthBody(status=status, reasons=readiness.reasons), 200 if readiness.ready else 503)
+    body = HealthBody(status=status, reasons=readiness.reasons, degraded=readiness.degraded)
+    return json_response(body, 200 if readiness.ready else 503)
 
 
 async def metrics(call: Call[NoBody]) -> Response:

@@ -37,10 +37,14 @@ class World:
     now: float = 1_800_000_000.0
     seeds: list[CourseSeed] = field(default_factory=list)
     reasons: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
     fault: Exception | None = None
 
     def clock(self) -> float:
         return self.now
+
+    async def readiness(self) -> Readiness:
+        return Readiness(self.reasons, self.degraded)
 
     async def seed(self, seed: CourseSeed) -> bytes:
         if self.fault is not None:
@@ -85,7 +89,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         courses=database.courses,
         tokens=tokens,
         seed=lambda seed: made.seed(seed),
-        ready=lambda: Readiness(made.reasons),
+        ready=lambda: made.readiness(),
         metrics=lambda: b"# metrics\n",
         public_url=lambda: "https://courses.example.org",
         rights_changed=nobody_is_connected,

@@ -150,7 +150,12 @@ async def test_operators_routes_answer(world: World) -> None:
     assert (await world.call("GET", "/ready")).status_code == 200
     world.reasons = ("the database is away",)
     away = await world.call("GET", "/ready")
-    assert (away.status_code, away.json()["reasons"]) == (503, ["the database is away"])
+    assert away.status_code == 503
+    assert away.json() == {"status": "not_ready", "reasons": ["the database is away"], "degraded": []}
+    world.reasons, world.degraded = (), ("the bus is away",)
+    late = await world.call("GET", "/ready")
+    assert late.status_code == 200
+    assert late.json() == {"status": "ready", "reasons": [], "degraded": ["the bus is away"]}
     metrics = await world.call("GET", "/metrics")
     assert metrics.headers["Content-Type"].startswith("text/plain")
     assert metrics.text == "# metrics\n"
