@@ -49,6 +49,7 @@ class Client:
         self.wants_receipts = world.random.random() < 0.9
         self.is_shy = world.random.random() < 0.1  # has no presence, as a program has none
         self.wire: Wire | None = None
+        self.led_to = world.random.randrange(len(world.machines))  # where it was connected last
         self.is_online = True
         self.is_gone = False
         self.is_synced = False

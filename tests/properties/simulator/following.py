@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 
 from constructure_sync.protocol.known import Known
 from constructure_sync.rooms.room import Room
-from storage.contracts import BEGINNING, Head
+from storage.contracts import BEGINNING
 
 if TYPE_CHECKING:
     from tests.properties.simulator.world import World
@@ -37,7 +37,7 @@ class Following:
             followed = self._rooms[room] = _Followed()
         if followed.seen != room.history.head:
             self._look_at_history(room, followed)
-        if followed.place != room._follower.place.head or followed.epoch != self._world.ledger.epoch:
+        if followed.place != self._world.place(room) or followed.epoch != self._world.ledger.epoch:
             self._look_at_place(room, followed)
 
     def _look_at_history(self, room: Room, followed: _Followed) -> None:
@@ -54,8 +54,7 @@ class Following:
 
     def _look_at_place(self, room: Room, followed: _Followed) -> None:
         """A room that says to stand at a place of the log holds all that the log holds up to there."""
-        place: Head = room._follower.place.head
-        ledger = self._world.ledger
+        place, ledger = self._world.place(room), self._world.ledger
         book = ledger.books[room.document_id]
         if followed.epoch != ledger.epoch:
             followed.place, followed.epoch = BEGINNING, ledger.epoch

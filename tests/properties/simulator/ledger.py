@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from constructure_sync.persistence.compactor import decode_pieces
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.protocol.known import Known
-from schemas.ids import CommitId, DocumentId, UserId
-from storage.contracts import Append, Appended, AppendResult, Head
+from schemas.ids import CommitId, DocumentId, Seq, UserId
+from storage.contracts import BEGINNING, Append, Appended, AppendResult, Head
 from storage.memory import _Document
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Book:
     lines: list[LoggedUpdate] = field(default_factory=list)
     known: Known = field(default_factory=Known)
     commits: dict[CommitId, int] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head:
+        return Head(Seq(len(self.lines)), self.lines[-1].commit) if self.lines else BEGINNING
 
     def copy(self) -> "Book":
         return Book(list(self.lines), self.known.copy(), dict(self.commits))
@@ -137,6 +142,20 @@ class Ledger:
             self.fail("R7", "the log holds something else than before")
         if stored.head.seq != len(book.lines) or not book.holds(stored.head):
             self.fail("R9", f"{stored.head} is the head of a log of {len(book.lines)} updates")
+
+    async def compare_segments(self, document_id: DocumentId) -> None:
+        """Each segment holds just what the updates hold that it says to cover."""
+        stored = await self._world.disk.log.load(document_id)
+        lines, seq = self.books[document_id].lines, 0
+        segments, updates = Known(), Known()
+        for segment in stored.segments if stored is not None else []:
+            for piece in decode_pieces(segment.payload):
+                segments.add(segments.close(piece))
+            for logged in lines[seq : segment.last]:
+                updates.add(updates.close(logged.update))
+            seq = segment.last
+            if segments.clocks != updates.clocks or segments.deletes != updates.deletes:
+                self.fail("R7", f"the segment {segment.first} to {seq} holds something else than these updates")
 
     # ------------------------------------------------------------------ what instances know of it
 

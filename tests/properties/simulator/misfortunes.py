@@ -35,7 +35,7 @@ class Misfortunes:
             (1, self._close_tab),
             (1, self._open_second_tab),
             (1, self._lower_role),
-            (2, self._compact),
+            (4, self._compact),
         ]
         if len(world.machines) > 1:
             self._actions += [
@@ -175,11 +175,11 @@ class Misfortunes:
             setattr(weather, name, getattr(calm, name))
 
     def _compact(self) -> None:
-        """Some instances compact one document at once."""
+        """Some instances compact one document at about the same time."""
         document_id = self._random.choice(self.world.documents)
         for instance in self.world.running:
-            if self._random.random() < 0.7:
-                instance.compact(document_id)
+            if self._random.random() < 0.8:
+                instance.loop.call_later(self._random.choice((0.0, 0.0, 0.5)), instance.compact, document_id)
 
     def _set_back(self) -> None:
         if self.world.ledger.epoch < _MOST_BACKWARD:

@@ -1,4 +1,4 @@
-"""Nine faults that such servers have had, each put in the place of a method; a simulator that misses one is worth nothing."""
+"""Faults that such servers have had, each put in the place of a method; a simulator that misses one is worth nothing."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from constructure_sync.rooms.presence import Attendee, Presence
 from constructure_sync.rooms.receipts import Receipts
 from constructure_sync.rooms.room import Room
 from storage.contracts import StoredDocument
+from tests.properties.simulator import planted_between
 from tests.properties.simulator.schedule import run_schedule
 from tests.properties.simulator.storage import SimulatedLog
 
@@ -149,6 +150,7 @@ PLANTED: Final[dict[str, Fault]] = {
         a_receipt_for_a_repeated_unsaved_write,
         rows_deleted_before_the_segment_is_written,
         presence_of_a_dead_socket_kept,
+        *planted_between.FAULTS,
     )
 }
 

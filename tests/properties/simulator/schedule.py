@@ -81,14 +81,21 @@ class Schedule:
         """Live through it all."""
         world, random = self.world, self._random
         pace = random.choice((0.001, 0.02, 0.3))
-        for _ in range(random.randint(10, 60)):
+        for _ in range(random.randint(10, 90)):
             await asyncio.sleep(random.expovariate(1.0) * pace if random.random() < 0.97 else random.uniform(5, 70))
             self._misfortunes.strike()
             self._check_bounds()
             world.witness.look_at_rooms()
             if world.violations:
                 return
-        for phase in (self._make_peace, self._compare, self._keep_silent, self._join_afresh, self._leave_all):
+        for phase in (
+            self._make_peace,
+            self._compare,
+            self._write_once,
+            self._keep_silent,
+            self._join_afresh,
+            self._leave_all,
+        ):
             await phase()
             if world.violations:
                 return
@@ -137,13 +144,15 @@ class Schedule:
         )
 
     def _rooms_behind(self) -> str:
-        """Say which rooms are not equal to their log (R6)."""
+        """Say which rooms are not equal to their log, or do not stand at its end (R6)."""
         world = self.world
         return "; ".join(
-            f"a room of {document_id.int} has {room.history.known.clocks} of {book.known.clocks}"
+            f"a room of {document_id.int} stands at {world.place(room)} of {book.head}, has {room.history.known.clocks}"
             for document_id, book in world.ledger.books.items()
             for room in world.rooms(document_id)
-            if room.history.known.clocks != book.known.clocks or room.history.known.deletes != book.known.deletes
+            if world.place(room) != book.head
+            or room.history.known.clocks != book.known.clocks
+            or room.history.known.deletes != book.known.deletes
         )
 
     def _is_restless(self, client: Client) -> bool:
@@ -180,7 +189,7 @@ class Schedule:
 
     def _meet(self, one: Client, other: Client) -> bool:
         """Whether two clients can hear of each other: over a deaf bus only on one instance."""
-        if one.wire is None or other.wire is None:
+        if not self.world.hub.is_deaf or one.wire is None or other.wire is None:
             return True
         return one.wire.instance is other.wire.instance
 
@@ -208,6 +217,20 @@ class Schedule:
             self.world.lost += len(lost)
             if lost:
                 self.world.fail("R1", f"acknowledged edits of {client.number} are lost: {lost}")
+
+    async def _write_once(self) -> None:
+        """One edit is written once, and told once (R6): no instance saves or tells again what it has heard."""
+        world = self.world
+        client = next(client for client in self._clients if client.can_write)
+        written, told, sent = world.ledger.written, world.witness.told_commits, len(client.writes)
+        client.edit()
+        sent = len(client.writes) - sent
+        await asyncio.sleep(1.0)
+        if not await self._wait_for(self._is_quiet):
+            world.fail("R6", "one edit does not reach everybody: " + self._restless())
+        written, told = world.ledger.written - written, world.witness.told_commits - told
+        if written != sent or told > sent:
+            world.fail("R6", f"{sent} updates were written {written} times and told {told} times")
 
     async def _keep_silent(self) -> None:
         """Nobody does anything: nothing is written, and instances tell one another only that people are still there."""

@@ -40,6 +40,7 @@ class LogWatcher(Protocol):
     def is_late(self, change: int) -> None: ...
     def fail(self, rule: str, what: str) -> None: ...
     async def compare(self, document_id: DocumentId) -> None: ...
+    async def compare_segments(self, document_id: DocumentId) -> None: ...
 
 
 @dataclass(slots=True)
@@ -143,6 +144,8 @@ class SimulatedLog:
         await self._watcher.compare(document_id)
         is_done = await self.stored.add_segments(document_id, segments, replaces, at)
         await self._watcher.compare(document_id)
+        if is_done:
+            await self._watcher.compare_segments(document_id)
         await self._return()
         return is_done
 

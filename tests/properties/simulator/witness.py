@@ -147,6 +147,11 @@ class Witness:
 
     # ------------------------------------------------------------------ the bus
 
+    @property
+    def told_commits(self) -> int:
+        """How many commits the instances have told one another."""
+        return len(self._published)
+
     def published(self, document_id: DocumentId, message: DocumentMessage) -> None:
         """An instance tells the others something: of each commit only its author, once, and only when it is made (R1)."""
         self.messages += 1

@@ -11,13 +11,14 @@ from constructure_sync.bus.contracts import InstanceId
 from constructure_sync.persistence.compactor import CompactionLimits
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.persistence.log_writer import CommitLimits
-from constructure_sync.protocol.awareness import decode_awareness
 from constructure_sync.protocol.id_ranges import IdRanges, Range
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import read_update
 from constructure_sync.rooms.limits import RoomLimits
+from constructure_sync.rooms.presence import Attendee
 from constructure_sync.rooms.room import Room
 from schemas.ids import DocumentId, UserId
+from storage.contracts import Head
 from storage.memory import MemoryStrandedChanges, MemoryUpdateLog
 from tests.properties.simulator.bus import SimulatedHub
 from tests.properties.simulator.client import Client
@@ -78,7 +79,7 @@ class World:
                 max_updates=choice((2, 5000)), max_bytes=choice((100, 2**24)), unsaved_bytes=choice((400, 2**26))
             ),
             CompactionLimits(
-                updates_at_close=choice((2, 20)),
+                updates_at_close=choice((2, 2, 20)),
                 updates_while_open=choice((8, 20_000)),
                 segment_bytes=choice((100, 2**18)),
                 raw_rows_seconds=choice((0.0, 90 * 86_400.0)),
@@ -109,7 +110,10 @@ class World:
     def wire(self, client: Client) -> Wire:
         """Return a new socket of this client, to whatever instance it is led to."""
         running = [instance for instance in self.instances if not instance.loop.is_dead and not instance.is_stopping]
-        instance = self.random.choice(running if running and self.random.random() < 0.9 else self.instances)
+        instance = self.instances[client.led_to]
+        if instance not in running or self.random.random() < 0.4:
+            instance = self.random.choice(running if running and self.random.random() < 0.9 else self.instances)
+        client.led_to = self.instances.index(instance)
         return Wire(self.loop, instance, self.random, self.witness, client)
 
     def admit(self, client: Client, wire: Wire) -> None:
@@ -185,6 +189,11 @@ class World:
         rooms = [instance.rooms.room(document_id) for instance in self.running]
         return [room for room in rooms if room is not None]
 
+    @staticmethod
+    def place(room: Room) -> Head:
+        """Return the place in its log up to which a room has everything."""
+        return room._follower.place.head
+
     def room(self, instance_id: InstanceId, document_id: DocumentId) -> Room | None:
         """Return the open room of a document on one instance."""
         for instance in self.running:
@@ -221,8 +230,8 @@ class World:
         return {}
 
     def present(self, room: Room) -> set[int]:
-        """Return whose presence a room tells."""
-        return {entry.client_id for payload in room.presence.everyone() for entry in decode_awareness(payload)}
+        """Return whose presence a room has from its own connections."""
+        return {client for client, seen in room.presence._present.items() if isinstance(seen.owner, Attendee)}
 
     def synced(self, client: Client, wire: Wire) -> None:
         """A client has read a SyncStep2: it must have all that the room had when it was written (R5)."""
