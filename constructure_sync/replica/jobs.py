@@ -96,21 +96,23 @@ def compact_tail(
     A segment is rewritten when what comes after it weighs at least `share` of its bytes: segments then grow geometrically
     towards the first, and all rewriting of a byte adds up to few times. Raises CompactionMismatch.
     """
+    whole = _known_of(segments)
+    kept, weight = len(segments), _weight(updates, Summary.merge(_take(whole, updates)))
+    while kept and weight >= share * sum(map(len, segments[kept - 1].updates)):
+        kept -= 1
+        if kept:
+            summary = Summary.merge(map(Summary.decode, segments[kept].summaries))
+            weight += _weight(segments[kept].updates, summary)
+    rewritten = [update for segment in segments[kept:] for update in segment.updates]
+    return Compacted(kept, _collected([*rewritten, *updates], _known_of(segments[:kept]), whole, segment_bytes))
+
+
+def _known_of(segments: Sequence[StoredPieces]) -> Known:
     known = Known()
     for segment in segments:
         for summary in segment.summaries:
             known.add_summary(Summary.decode(summary))
-    parts: list[ClosedPart] = []
-    for update in updates:
-        parts.append(known.close(update))
-        known.add(parts[-1])
-    kept, weight = len(segments), _weight(updates, Summary.merge(parts))
-    while kept and weight >= share * sum(map(len, segments[kept - 1].updates)):
-        kept -= 1
-        weight += _weight(segments[kept].updates, Summary.merge(map(Summary.decode, segments[kept].summaries)))
-    rewritten = [update for segment in segments[kept:] for update in segment.updates]
-    summaries = [summary for segment in segments[:kept] for summary in segment.summaries]
-    return Compacted(kept, compact([*rewritten, *updates], segment_bytes, summaries))
+    return known
 
 
 def _weight(updates: Sequence[bytes], summary: Summary) -> int:
@@ -120,40 +122,44 @@ def _weight(updates: Sequence[bytes], summary: Summary) -> int:
     return sum(map(len, updates)) + deleted
 
 
-def compact(updates: Sequence[bytes], segment_bytes: int, summaries: Sequence[bytes] = ()) -> list[tuple[bytes, bytes]]:
-    """Return a history, joined, its garbage collected, in pieces of about `segment_bytes` with their summaries.
+def compact(updates: Sequence[bytes], segment_bytes: int) -> list[tuple[bytes, bytes]]:
+    """Return a whole history, joined, its garbage collected, in pieces of about `segment_bytes` with their summaries.
 
-    updates: closed behind what the summaries tell of, which is from the history's beginning. The result is read again and
-    compared with what went in (R7). Raises CompactionMismatch.
+    updates: a closed history from its beginning. Raises CompactionMismatch.
     """
-    context = Known()
-    for summary in summaries:
-        context.add_summary(Summary.decode(summary))
-    beginning, before = context.copy(), context.copy()
+    whole = Known()
+    _take(whole, updates)
+    return _collected(updates, Known(), whole, segment_bytes)
+
+
+def _take(known: Known, updates: Sequence[bytes]) -> list[ClosedPart]:
+    """Know the updates, too; return them as closed parts."""
+    parts: list[ClosedPart] = []
     for update in updates:
-        part = before.close(update)
+        part = known.close(update)
         if part.missing:  # after a repair: what waits for the rest must not be dropped
             raise CompactionMismatch("the history is not closed")
-        before.add(part)
-    pieces: list[bytes] = []
+        known.add(part)
+        parts.append(part)
+    return parts
+
+
+def _collected(updates: Sequence[bytes], known: Known, whole: Known, segment_bytes: int) -> list[tuple[bytes, bytes]]:
+    """Return updates that follow on what is known as collected pieces with summaries. whole: what is known after them.
+
+    Each piece is read again as it was made, and all of them compared with what went in (R7).
+    """
+    pieces: list[tuple[bytes, bytes]] = []
     for joined in join_updates(updates):
-        for piece in split_update(collect_garbage(joined, before.deletes), context, segment_bytes):
-            pieces.append(piece)
-            context.add(context.close(piece))
-    return _verified(pieces, beginning, before)
-
-
-def _verified(pieces: Sequence[bytes], after: Known, before: Known) -> list[tuple[bytes, bytes]]:
-    verified: list[tuple[bytes, bytes]] = []
-    for piece in pieces:
-        part = after.close(piece)
-        if part.missing:
-            raise CompactionMismatch("a piece is not closed")
-        after.add(part)
-        verified.append((piece, Summary.of(part).encode()))
-    if after.clocks != before.clocks or after.deletes != before.deletes:
+        for piece in split_update(collect_garbage(joined, whole.deletes), known, segment_bytes):
+            part = known.close(piece)
+            if part.missing:
+                raise CompactionMismatch("a piece is not closed")
+            known.add(part)
+            pieces.append((piece, Summary.of(part).encode()))
+    if known.clocks != whole.clocks or known.deletes != whole.deletes:
         raise CompactionMismatch("clocks or deletes differ")
-    return verified
+    return pieces
 
 
 def merge_updates(updates: Sequence[bytes]) -> bytes:
