@@ -57,6 +57,12 @@ BUS_LOST = Counter(
 )
 BUS_CONNECTED = Gauge("bus_connected", "Whether the bus can be reached: 1 or 0.", multiprocess_mode="livemin")
 BUS_LAG = Histogram("bus_lag_seconds", "From publishing a message to hearing it back from the bus.", buckets=_FAST)
+CIRCUIT_BREAKER = Gauge(
+    "circuit_breaker",
+    "1 for the state in which the breaker before a service is: closed, open or half_open.",
+    ("service", "state"),
+    multiprocess_mode="livemax",
+)
 WORKER_RETRIES = Counter("worker_retries_total", "Jobs repeated because a worker process died or hung.")
 
 

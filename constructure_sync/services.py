@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from constructure_sync.bus.contracts import Bus, ControlMessage, InstanceId, Rig
 from constructure_sync.bus.local import LocalBus, LocalHub
 from constructure_sync.bus.redis_bus import RedisBus
 from constructure_sync.graph.deriver import Deriver
-from constructure_sync.observability import get_logger
+from constructure_sync.observability import CIRCUIT_BREAKER, get_logger
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
 from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
+from constructure_sync.persistence.sweeper import Sweeper
+from constructure_sync.persistence.upkeep import Upkeep, UpkeepJob, in_one_step
 from constructure_sync.protocol.closes import DELETED, FORBIDDEN, LINEAGE, UNAUTHENTICATED
 from constructure_sync.replica.pool import WorkerFailed, WorkerPool
 from constructure_sync.rooms.connection import Connection, Member
@@ -31,13 +34,15 @@ from constructure_sync.settings import PREFIX, Settings, SettingsError, load_sec
 from constructure_sync.transport.acceptor import Acceptor, SocketLimits
 from constructure_sync.transport.admission import HOCUSPOCUS_PATH, Admitted, Refused, UpgradeRequest
 from schemas.ids import CourseId, SessionId, UserId
-from schemas.roles import can_write_document
+from storage.breaker import BreakerState
 from storage.contracts import StorageError
 from storage.open import Database, open_database
+from storage.partitions import ensure_partitions
 
 _log = get_logger()
 _RECHECK_SECONDS = 30.0
 _UNAVAILABLE = 503
+_PARTITIONS_SECONDS = 6 * 3600.0
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 
 
@@ -96,7 +101,7 @@ class Gate:
 
     def _join(self, room: Room, grant: Grant, wants_receipts: bool, socket: Socket) -> Connection:
         self._by_user[grant.user_id] += 1
-        member = Member(grant.user_id, grant.user_name, can_write_document(grant.role), wants_receipts)
+        member = Member(grant.user_id, grant.user_name, grant.can_write, wants_receipts)
 
         def ended() -> None:
             self._open.pop(connection, None)
@@ -152,7 +157,7 @@ class Gate:
             return
         if isinstance(outcome, Grant):
             self._open[connection] = outcome
-            connection.set_right_to_write(can_write_document(outcome.role))
+            connection.set_right_to_write(outcome.can_write)
         elif (
             outcome.status != _UNAVAILABLE
         ):  # the database being away takes nobody's rights: they are looked at when it is back
@@ -204,12 +209,18 @@ def open_bus(settings: Settings, loop: asyncio.AbstractEventLoop, randomness: ra
         raise SettingsError(f"{PREFIX}BUS_URL: {error}") from error
 
 
+def _tell_breaker(state: BreakerState) -> None:
+    for each in BreakerState:
+        CIRCUIT_BREAKER.labels("database", each.value).set(each is state)
+    _log.warning("circuit_breaker", service="database", state=state.value)
+
+
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open everything, run the instance's tasks, and close it all in the reverse order."""
     loop, randomness = asyncio.get_running_loop(), random.SystemRandom()
     secret = load_secret_key(settings)
-    database = await open_database(settings.database_address, time_limit=settings.database_timeout_seconds)
+    database = await open_database(settings.database_address, settings.database_options, breaker_told=_tell_breaker)
     # The projection documents live in one process, so that each is found where it was left.
     async with database, WorkerPool(settings.replica_workers) as workers, WorkerPool(1) as projections:
         tokens = Tokens(
@@ -245,6 +256,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
         compactor = Compactor(database.log, workers, compaction)
         rooms = Rooms(database.log, room_services, compactor)
+        sweeper = Sweeper(database.log, compactor, lambda document_id: rooms.room(document_id) is not None)
+        jobs = (
+            UpkeepJob("sweep", settings.sweep_minutes * 60, sweeper.sweep),
+            UpkeepJob(
+                "partitions",
+                _PARTITIONS_SECONDS,
+                in_one_step(lambda: ensure_partitions(database.connections, time.time())),
+            ),
+        )
+        upkeep = Upkeep(jobs, database.leases, f"{bus.instance:x}", randomness)
         gate = Gate(DocumentAccess(tokens, database.courses), rooms, bus, settings.max_connections_per_user)
         sockets = SocketLimits(
             max_sockets=settings.max_connections,
@@ -260,6 +281,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 tasks.create_task(rooms.run(), name="rooms"),
                 tasks.create_task(rooms.follow_heads(), name="heads of the logs"),
                 tasks.create_task(gate.run(), name="rights"),
+                tasks.create_task(upkeep.run(), name="upkeep"),
                 tasks.create_task(deriver.run(), name="deriver"),
             ]
             try:

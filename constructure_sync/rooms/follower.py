@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from constructure_sync.bus.contracts import Saved
 from constructure_sync.errors import ProtocolViolation
-from constructure_sync.observability import LOG_READS, get_logger
+from constructure_sync.observability import LOG_READS, LOGS_HEALED, get_logger
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.protocol.known import ClosedPart
 from constructure_sync.replica.jobs import close_update
@@ -241,5 +241,6 @@ class Follower:
             room.take_saved(room.unless_known(part))
         self.place.start_at(stored.head)
         self.is_healing = False
+        LOGS_HEALED.inc()
         room.offer_again(mark, [(*pieces[index], part) for index, part in reconciled.ours])
         self._read_log()  # others may have committed since
