@@ -114,7 +114,9 @@ def _set_derived(document_id: DocumentId, seq: Seq, title: str | None, connectio
         return False
     if title is not None:
         course = select(documents.c.course_id).where(documents.c.id == document_id).scalar_subquery()
-        connection.execute(update(courses).where(courses.c.id == course).values(title=title))
+        # A document's text may hold NUL, PostgreSQL's cannot.
+        shown = title.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        connection.execute(update(courses).where(courses.c.id == course).values(title=shown))
     return True
 
 

@@ -72,7 +72,8 @@ def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> As
         connect_args=arguments,
         pool_size=connections,
         max_overflow=0,
-        pool_timeout=options.time_limit,
+        # Shorter than the whole, so that "busy" is told from "away".
+        pool_timeout=options.time_limit / 2,
         pool_recycle=_RECYCLE_SECONDS,
     )
 
@@ -119,7 +120,7 @@ def errors_translated() -> Iterator[None]:
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
     ) as error:  # from opening a connection, which SQLAlchemy passes on as it is
-        raise _translated_state(getattr(error, "sqlstate", None), str(error)) from error
+        raise translated_state(getattr(error, "sqlstate", None), str(error)) from error
 
 
 def _translated(error: DBAPIError) -> StorageError:
@@ -127,11 +128,13 @@ def _translated(error: DBAPIError) -> StorageError:
         return Rejected(cause(error))
     if isinstance(error, NotSupportedError):  # a statement that was prepared before the schema changed
         return StorageUnavailable(cause(error))
-    return _translated_state(getattr(error.orig, "sqlstate", None), cause(error))
+    return translated_state(getattr(error.orig, "sqlstate", None), cause(error))
 
 
-def _translated_state(state: str | None, words: str) -> StorageError:
-    """Whatever is not known to be decided for good may come right when it is tried again."""
+def translated_state(state: str | None, words: str) -> StorageError:
+    """Our error for a SQLSTATE (None: the connection broke): what is not known to be decided may come right when tried again."""
+    if state is not None and state.startswith("22"):
+        return StorageError(words.partition(": ")[0])  # after the colon may come the value itself
     if state is None or state.startswith("08") or state in _SENT_AWAY:
         return DatabaseAway(words)
     if state.startswith(_DECIDED) and state not in _MENDABLE:
