@@ -16,6 +16,7 @@ from auth.tokens import Tokens
 from constructure_sync.bus.contracts import Bus, ControlMessage, InstanceId, RightsChanged
 from constructure_sync.bus.local import LocalBus, LocalHub
 from constructure_sync.bus.redis_bus import RedisBus
+from constructure_sync.errors import ConstructureError
 from constructure_sync.graph.deriver import Deriver
 from constructure_sync.observability import CIRCUIT_BREAKER, get_logger
 from constructure_sync.persistence.compactor import CompactionLimits, Compactor
@@ -23,7 +24,7 @@ from constructure_sync.persistence.log_writer import CommitLimits, LogWriter
 from constructure_sync.persistence.sweeper import Sweeper
 from constructure_sync.persistence.upkeep import Upkeep, UpkeepJob, in_one_step
 from constructure_sync.protocol.closes import DELETED, FORBIDDEN, LINEAGE, UNAUTHENTICATED
-from constructure_sync.replica.pool import WorkerFailed, WorkerPool
+from constructure_sync.replica.pool import WorkerPool
 from constructure_sync.rooms.connection import Connection, Member
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.registry import DocumentNotFound, Rooms
@@ -93,7 +94,7 @@ class Gate:
             room = await self._rooms.open(grant.document_id)
         except DocumentNotFound:
             return Refused(404, "not_found", "There is no such document.")
-        except (StorageError, WorkerFailed, TimeoutError) as error:
+        except (StorageError, ConstructureError, TimeoutError) as error:  # also a damaged log: see docs/operations.md
             _log.error("document_not_opened", document=str(grant.document_id), error=repr(error))
             return Refused(503, "unavailable", "The document cannot be opened now; try again.")
         wants_receipts = request.query.get("ack") == "seq"
