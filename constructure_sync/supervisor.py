@@ -12,17 +12,19 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from constructure_sync.errors import ConstructureError
 from constructure_sync.settings import PREFIX, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from constructure_sync.transport.server import DrainingServer
+
+Result = TypeVar("Result")
 
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 _WORKER: Final = "from constructure_sync.supervisor import run_worker; run_worker()"
@@ -88,7 +90,7 @@ class Supervisor:
         self._pace = pace
         self._workers: dict[int, _Worker] = {}
         self._living: set[_Worker] = set()
-        self._attending: set[asyncio.Task[None]] = set()
+        self._attending: set[asyncio.Task[Any]] = set()
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._roll_asked = asyncio.Event()
@@ -115,9 +117,10 @@ class Supervisor:
             raise failures.exceptions[0] from None
         finally:
             rolling.cancel()
-            if self._living:
+            if self._living or self._attending:
                 self.stop(signal.SIGTERM)
-            await asyncio.gather(rolling, *self._attending, return_exceptions=True)
+            while self._attending:
+                await asyncio.gather(rolling, *self._attending, return_exceptions=True)
             for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(each)
         return 0 if self._is_clean else 1
@@ -190,6 +193,16 @@ class Supervisor:
                 self._workers[number] = await self._spawn(number)
 
     async def _spawn(self, number: int) -> _Worker:
+        # To its end even if the caller is cancelled: nobody would know of the process.
+        return await asyncio.shield(self._own(self._start(number), f"start worker {number}"))
+
+    def _own(self, work: Coroutine[None, None, Result], name: str) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work, name=name)
+        self._attending.add(task)
+        task.add_done_callback(self._attending.discard)
+        return task
+
+    async def _start(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             end = str(theirs.fileno())
@@ -202,9 +215,7 @@ class Supervisor:
         self._living.add(worker)
         if self._stopping.is_set():
             worker.signal(signal.SIGTERM)
-        task = asyncio.create_task(self._attend(worker), name=f"line to worker {number}")
-        self._attending.add(task)
-        task.add_done_callback(self._attending.discard)
+        self._own(self._attend(worker), f"line to worker {number}")
         return worker
 
     async def _attend(self, worker: _Worker) -> None:
