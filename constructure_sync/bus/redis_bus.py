@@ -7,6 +7,7 @@ bounded backlog; what was sent and not answered is sent again, since hearing twi
 
 import asyncio
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -27,6 +28,7 @@ from schemas.ids import DocumentId
 
 _log = get_logger()
 _MICROSECONDS: Final = 1_000_000
+_MOST_DOUBLINGS: Final = 16  # of the delay; it has long reached its bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,27 +147,26 @@ class RedisBus:
 
     async def run(self) -> None:
         """Keep connected for ever. Whatever happens on the way, only being cancelled ends it."""
-        try:
-            while True:
-                try:
-                    await self._connected()
-                except* Exception as errors:
-                    self._broken(errors)
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    # A task group that fails while it is cancelled tells of its failure alone.
-                    raise asyncio.CancelledError
-                delay = min(self._limits.retry_delay * 2**self._failures, self._limits.max_retry_delay)
-                self._failures = min(self._failures + 1, 16)
-                await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
-        finally:
-            self._went_away()
+        while True:
+            # A task of its own: a task group that fails may leave its task marked as cancelled.
+            session = self._loop.create_task(self._connected(), name="bus session")
+            try:
+                await asyncio.wait([session])
+            finally:
+                session.cancel()
+                (outcome,) = await asyncio.gather(session, return_exceptions=True)
+            self._broken(outcome)
+            delay = min(self._limits.retry_delay * 2**self._failures, self._limits.max_retry_delay)
+            self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
+            await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
 
-    def _broken(self, errors: BaseExceptionGroup[Exception]) -> None:
-        others = errors.subgroup(lambda error: not isinstance(error, RedisError | OSError | TimeoutError))
-        if others is not None:
-            _log.error("bus_failed", exc_info=others)
-        elif not self._is_away or not self._failures:
-            _log.warning("bus_unavailable", errors=[repr(error) for error in errors.exceptions])
+    def _broken(self, outcome: BaseException | None) -> None:
+        errors = list(_flat(outcome))
+        expected = [error for error in errors if isinstance(error, RedisError | OSError | TimeoutError)]
+        if len(expected) < len(errors):
+            _log.error("bus_failed", exc_info=outcome)
+        elif not self._failures:
+            _log.warning("bus_unavailable", errors=[f"{type(error).__name__}: {error}" for error in errors])
 
     async def _connected(self) -> None:
         """Connect, and carry messages until something breaks; that is raised."""
@@ -240,7 +241,7 @@ class RedisBus:
                 async with asyncio.timeout(self._limits.time_limit):
                     await self._send_waiting(routes)
             except (RedisError, OSError, TimeoutError) as error:
-                _log.warning("bus_unavailable", errors=[repr(error)])
+                _log.warning("bus_unavailable", error=repr(error))
 
     # ------------------------------------------------------------------ hearing
 
@@ -292,3 +293,12 @@ class RedisBus:
             self._listeners.told(letter.sender, message)
         elif message is not None and document_id is not None:
             self._listeners.heard(document_id, letter.sender, message)
+
+
+def _flat(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error, or those of a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _flat(each)
+    elif error is not None:
+        yield error
