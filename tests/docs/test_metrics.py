@@ -38,3 +38,9 @@ def test_every_command_is_documented(repository: Path) -> None:
     documented = {row[0].strip("`").split()[1] for row in rows(section(repository, "operations.md", "## Running"))}
 
     assert documented == commands
+
+
+def test_every_gauge_is_summed_over_the_workers_that_live() -> None:
+    gauges = [metric for metric in vars(observability).values() if isinstance(metric, Gauge)]
+
+    assert {gauge._multiprocess_mode for gauge in gauges} <= {"livesum", "livemin", "livemax"}
