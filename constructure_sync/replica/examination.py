@@ -5,17 +5,13 @@ from typing import NamedTuple
 
 import pycrdt
 
-from constructure_sync.errors import ConstructureError, ProtocolViolation
+from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import read_update
 from constructure_sync.replica.intake import WHOLE_DOCUMENTS, LeftOut, close_all, missing_words
 from constructure_sync.replica.jobs import compact
-from constructure_sync.replica.pool import Panic
-
-
-class NotProjected(ConstructureError):
-    """pycrdt refuses the updates."""
+from constructure_sync.replica.projection import raise_as_ours
 
 
 class Finding(NamedTuple):
@@ -151,11 +147,7 @@ def project(updates: Sequence[bytes]) -> None:
             document.apply_update(update)
         document.get_update()
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of pyo3: a BaseException without a public import
-            raise Panic(str(error)) from None
-        if isinstance(error, Exception):
-            raise NotProjected(str(error)) from None
-        raise
+        raise_as_ours(error)
 
 
 def rebuild(updates: Sequence[bytes], segment_bytes: int) -> Rebuilt:

@@ -7,13 +7,28 @@ may show another replacement character than Yjs does.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Never
 
 import pycrdt
 
+from constructure_sync.errors import ConstructureError
 from constructure_sync.replica.pool import Panic
 
 _HELD_DOCUMENTS = 64
 _MAX_TITLE = 300
+
+
+class NotProjected(ConstructureError):
+    """pycrdt refuses the updates: a log is damaged."""
+
+
+def raise_as_ours(error: BaseException) -> Never:
+    """Raise what pycrdt raised as Panic or NotProjected; anything that is no fault of the updates as it is."""
+    if type(error).__name__ == "PanicException":  # of pyo3: a BaseException without a public import
+        raise Panic(str(error)) from None
+    if isinstance(error, Exception):
+        raise NotProjected(str(error)) from None
+    raise error
 
 
 @dataclass(slots=True)
@@ -36,7 +51,7 @@ def project_course(document_id: str, after: int, upto: int, updates: Sequence[by
     """Bring the held document from Seq `after` to `upto` and return what it shows.
 
     updates: the log between the two; everything up to `upto` when `after` is 0. None: this process does not hold the document
-    at `after`; call again with everything. Raises Panic, after which the document is no longer held.
+    at `after`; call again with everything. Raises Panic and NotProjected, after which the document is no longer held.
     """
     held = _held.pop(document_id, None)
     if after == 0:
@@ -49,9 +64,7 @@ def project_course(document_id: str, after: int, upto: int, updates: Sequence[by
                 held.document.apply_update(update)
         facts = CourseFacts(_title(held.document))
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of pyo3: a BaseException without a public import
-            raise Panic(str(error)) from None
-        raise
+        raise_as_ours(error)
     held.seq = upto
     _held[document_id] = held
     if len(_held) > _HELD_DOCUMENTS:

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from constructure_sync.persistence.doctor.history import decode, sources
-from constructure_sync.replica.examination import Census, Finding, NotProjected, count, examine, first_fault, project
+from constructure_sync.replica.examination import Census, Finding, count, examine, first_fault, project
 from constructure_sync.replica.pool import WorkerFailed, Workers
+from constructure_sync.replica.projection import NotProjected
 from schemas.ids import DocumentId
 from storage.repair import LogContent, LogFacts, Repair
 
