@@ -93,18 +93,24 @@ def compact_tail(
 ) -> Compacted:
     """Return the updates behind the segments as one segment more, together with those segments that are worth rewriting.
 
-    A segment is rewritten when what comes after it weighs at least `share` of its bytes: segments then grow geometrically
-    towards the first, and all rewriting of a byte adds up to few times. Raises CompactionMismatch.
+    A segment is rewritten when what comes after it, collected, weighs at least `share` of its bytes: segments then grow
+    geometrically towards the first, and all rewriting of a byte adds up to few times. Raises CompactionMismatch.
     """
-    whole = _known_of(segments)
-    kept, weight = len(segments), _weight(updates, Summary.merge(_take(whole, updates)))
+    known = _known_of(segments)
+    whole = known.copy()
+    parts = _take(whole, updates)
+    pieces = _collected(updates, known, whole, segment_bytes)
+    tail = [update for update, _ in pieces]
+    kept, weight = len(segments), _weight(tail, Summary.merge(parts))
     while kept and weight >= share * sum(map(len, segments[kept - 1].updates)):
         kept -= 1
         if kept:
             summary = Summary.merge(map(Summary.decode, segments[kept].summaries))
             weight += _weight(segments[kept].updates, summary)
-    rewritten = [update for segment in segments[kept:] for update in segment.updates]
-    return Compacted(kept, _collected([*rewritten, *updates], _known_of(segments[:kept]), whole, segment_bytes))
+    if kept < len(segments):
+        rewritten = [update for segment in segments[kept:] for update in segment.updates]
+        pieces = _collected([*rewritten, *tail], _known_of(segments[:kept]), whole, segment_bytes)
+    return Compacted(kept, pieces)
 
 
 def _known_of(segments: Sequence[StoredPieces]) -> Known:
