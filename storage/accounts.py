@@ -135,7 +135,9 @@ def _create(user: User, password_hash: str, connection: Connection) -> None:
 
 
 def _credentials(email: str, connection: Connection) -> Credentials | None:
-    if not email.isprintable():  # nobody registered with it, and PostgreSQL refuses to look for NUL or half a character
+    if not fold_email(
+        email
+    ).isprintable():  # nobody registered with it, and PostgreSQL refuses to look for NUL or half a character
         return None
     row = connection.execute(select(*_USER, users.c.password_hash).where(users.c.email == fold_email(email))).first()
     if row is None:
