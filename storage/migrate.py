@@ -23,8 +23,9 @@ from storage.urls import is_postgres
 _TURN: Final = "migration of constructure-sync"
 """Name of the advisory lock that a migration holds: one at a time, whoever starts them."""
 
-_TURN_SECONDS: Final = 60
-_LOCK_SECONDS: Final = 5
+_TURN_MS: Final = 60_000
+LOCK_MS: Final = 5_000
+"""So long a statement waits for a table; those that come after it wait behind it meanwhile."""
 
 
 async def migrate(url: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
@@ -82,9 +83,9 @@ async def _migrate_postgres(url: str, options: DatabaseOptions) -> None:
     try:
         with postgres.errors_translated():
             async with engine.begin() as connection:
-                await connection.execute(_lock_limit(_TURN_SECONDS))
+                await connection.execute(_lock_limit(_TURN_MS))
                 await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(_TURN, 0))))
-                await connection.execute(_lock_limit(_LOCK_SECONDS))
+                await connection.execute(_lock_limit(LOCK_MS))
                 await connection.run_sync(_upgrade)
     except StorageUnavailable as error:
         raise StorageUnavailable(f"the database cannot be migrated now: {error}") from error
@@ -92,5 +93,5 @@ async def _migrate_postgres(url: str, options: DatabaseOptions) -> None:
         await engine.dispose()
 
 
-def _lock_limit(seconds: int) -> Select[str]:
-    return select(func.set_config("lock_timeout", f"{seconds}s", True))
+def _lock_limit(milliseconds: int) -> Select[str]:
+    return select(func.set_config("lock_timeout", f"{milliseconds}ms", True))

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import ColumnElement, Select, case, event, func, select
@@ -57,7 +57,7 @@ def postgres_dsn(url: str) -> str:
         raise StorageError(
             "the database URL names no database; an example: postgresql://user:password@host:5432/database"
         )
-    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(known), ""))
+    return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(known)}" if known else "")
 
 
 def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> AsyncEngine:
