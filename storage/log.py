@@ -303,6 +303,8 @@ def _add_segments(
     head = _head(document_id, connection, lock=True)
     if head is None or not _holds(at, head, _commit_at(document_id, at.seq, connection)):
         return False
+    if _awaits_repair(document_id, connection):
+        return False
     table = document_segments.c
     stored = [
         (Seq(row[0]), Seq(row[1]))
