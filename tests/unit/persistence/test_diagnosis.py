@@ -56,12 +56,13 @@ async def test_R13_the_update_that_kills_a_worker_is_found(seq: int, job: str, p
     assert workers.jobs <= 10
 
 
-async def test_what_kills_pycrdt_before_the_first_malformed_update_comes_first() -> None:
+async def test_the_first_of_what_kills_pycrdt_and_what_is_bad_is_told() -> None:
     damaged = [*UPDATES[:49], UPDATES[49][:-2], *UPDATES[50:]]
 
     found = await diagnosis(DyingWorkers("project", UPDATES[19])).bisect(content(damaged))
     assert found is not None
     assert found.place == "update 20"
+    damaged[49] = update(section(200, 0, text("b", origin=(201, 0))))
     found = await diagnosis(DyingWorkers("project", UPDATES[69])).bisect(content(damaged))
     assert found is not None
     assert found.place == "update 50"
