@@ -97,7 +97,7 @@ class SimulatedBus:
         self._established: set[DocumentId] = set()
         self._outbox: deque[tuple[DocumentId, DocumentMessage]] = deque()
         self._lost: dict[DocumentId, None] = {}
-        self._back = asyncio.Event()
+        self._waiting: dict[DocumentId, asyncio.Event] = {}
         hub.attach(self)
 
     @property
@@ -129,18 +129,28 @@ class SimulatedBus:
     async def subscribe(self, document_id: DocumentId, subscriber: Subscriber, timeout: float) -> bool:
         """See BU3."""
         self._listeners.add(document_id, subscriber)
+        waiting = self._waiting[document_id] = asyncio.Event()
+        self.loop.call_later(self._hub.delay, self._establish, self.connected, document_id)
         try:
             async with asyncio.timeout(timeout):
-                while True:
-                    await asyncio.sleep(self._hub.delay)
-                    if not self.line.is_away:
-                        break
-                    self._back.clear()
-                    await self._back.wait()
+                await waiting.wait()
         except TimeoutError:
             return False
-        self._established.add(document_id)
+        finally:
+            if self._waiting.get(document_id) is waiting:
+                del self._waiting[document_id]
         return True
+
+    def _establish(self, connected: int, document_id: DocumentId) -> None:
+        """From now on a document's messages are brought; who waited too long for it may have missed some."""
+        if connected != self.connected or self.line.is_away or document_id not in self._listeners:
+            return
+        self._established.add(document_id)
+        waiting = self._waiting.get(document_id)
+        if waiting is not None:
+            waiting.set()
+        else:
+            self._listeners.missed([document_id])
 
     def unsubscribe(self, document_id: DocumentId) -> None:
         self._listeners.remove(document_id)
@@ -177,14 +187,12 @@ class SimulatedBus:
     def connect(self) -> None:
         """The bus can be reached again: subscriptions are made anew, what waited is sent, and everyone is told (BU4)."""
         self.line.is_away = False
-        self._back.set()
         if self.loop.is_dead:
             return
-        documents = self._listeners.documents()
-        self._established.update(documents)
+        for document_id in self._listeners.documents():
+            self._establish(self.connected, document_id)
         while self._outbox:
             self._hub.carry(self, *self._outbox.popleft())
         for document_id in self._lost:
             self._hub.carry(self, document_id, Lost())
         self._lost.clear()
-        self._listeners.missed(documents)

@@ -57,6 +57,10 @@ class Backup:
     books: dict[DocumentId, Book]
 
 
+_BACKUPS = 0.3
+_BACKUPS_KEPT = 6
+
+
 class Ledger:
     """See the module. epoch: how often the logs were set back. ever: what has been in each log at any time."""
 
@@ -66,7 +70,9 @@ class Ledger:
         self.ever: dict[DocumentId, Known] = {}
         self.writers: set[UserId] = set()  # who ever had the right to write
         self.authors: set[UserId] = set()  # whose updates are in a log
-        self.written = 0  # updates, in all logs
+        self.written = (
+            0  # updates with structs in all logs: deletes that clients derive may be written at any time (R12)
+        )
         self.late = 0  # commits that nobody waits for any more and that are still to happen
         self._world = world
         self._backups: list[Backup] = []
@@ -88,6 +94,11 @@ class Ledger:
         self.late += change
 
     # ------------------------------------------------------------------ appending
+
+    def about_to_append(self) -> None:
+        """A transaction is about to be committed: now and then the one before it is the last that a standby has."""
+        if self._world.may_be_set_back and self._world.random.random() < _BACKUPS:
+            self.back_up()
 
     def appended(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> None:
         """A transaction has just been committed: every prefix of the log is closed, and readers have no part in it."""
@@ -118,7 +129,7 @@ class Ledger:
                 self.fail("R2", f"the log has a gap: {part.missing}")
             book.known.add(part)
             self.ever[append.document_id].add(part)
-            self.written += 1
+            self.written += bool(self._world.read(update.payload)[0])
             book.lines.append(LoggedUpdate(append.commit, update.payload))
             if update.user_id is not None:
                 self.authors.add(update.user_id)
@@ -186,6 +197,7 @@ class Ledger:
         """Keep a copy of all logs."""
         stored = {document_id: _copy(document) for document_id, document in self._world.disk.log._documents.items()}
         self._backups.append(Backup(stored, {document_id: book.copy() for document_id, book in self.books.items()}))
+        del self._backups[:-_BACKUPS_KEPT]
 
     def set_back(self, backup: int) -> None:
         """Have all logs as they were when the backup of this number was made; those made later are of no log any more."""

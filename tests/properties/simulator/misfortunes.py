@@ -45,8 +45,8 @@ class Misfortunes:
                 (3, self._come_back_to_the_bus),
                 (1, self._blink),
             ]
-        if self._random.random() < 0.4:
-            self._actions += [(6, world.ledger.back_up), (3, self._set_back)]
+        if world.may_be_set_back:
+            self._actions += [(1, world.ledger.back_up), (4, self._set_back)]
         # Each schedule has a mood of its own: what is rare in one is common in another.
         self._weights = [weight * self._random.choice((0.2, 1.0, 1.0, 5.0)) for weight, _ in self._actions]
         if self._random.random() < 0.3:
@@ -59,10 +59,11 @@ class Misfortunes:
 
     def end(self) -> None:
         """Put everything right again but a deaf bus: there the look at the logs' heads has to do."""
-        for number, instance in enumerate(self.world.instances):
+        for number in range(len(self.world.instances)):
+            self.world.restart(number)
+        for instance in self.world.instances:
             self._clear_up_at(instance)
             instance.workers.failures = 0
-            self.world.restart(number)
             self._reach_the_bus(instance)
         self._calm_the_bus()
 
@@ -179,11 +180,19 @@ class Misfortunes:
         document_id = self._random.choice(self.world.documents)
         for instance in self.world.running:
             if self._random.random() < 0.8:
-                instance.loop.call_later(self._random.choice((0.0, 0.0, 0.5)), instance.compact, document_id)
+                instance.loop.call_later(self._random.choice((0.0, 0.0, 0.5, 2.0)), instance.compact, document_id)
 
     def _set_back(self) -> None:
-        if self.world.ledger.epoch < _MOST_BACKWARD:
+        """The database is lost, and another takes its place that lacks the newest commits; perhaps just while it is compacted."""
+        if self.world.ledger.epoch >= _MOST_BACKWARD:
+            return
+        if self._random.random() < 0.5:
             self.world.set_back()
+        else:
+            self._compact()
+            self.world.loop.call_later(self._random.uniform(0.0, 0.2), self.world.set_back)
+        if self._random.random() < 0.5:
+            self._type_fast()
 
     # ------------------------------------------------------------------ instances
 

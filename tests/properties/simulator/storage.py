@@ -34,6 +34,7 @@ class LogWatcher(Protocol):
 
     epoch: int
 
+    def about_to_append(self) -> None: ...
     def appended(self, batch: Sequence[Append], results: Sequence[AppendResult]) -> None: ...
     def told(self, reader: object, batch: Sequence[Append], results: Sequence[AppendResult]) -> None: ...
     def read(self, reader: object, document_id: DocumentId, epoch: int) -> None: ...
@@ -107,6 +108,7 @@ class SimulatedLog:
         return results
 
     async def _commit(self, batch: Sequence[Append]) -> Sequence[AppendResult]:
+        self._watcher.about_to_append()
         results = await self.stored.append(batch)
         self._watcher.appended(batch, results)
         return results

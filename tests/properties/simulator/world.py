@@ -51,6 +51,7 @@ class World:
             self.ledger.create(document_id)
         self.large = choice((50, 300, 1500))
         self.may_repeat = self.random.random() < 0.6  # whether rooms fold, which moves cursors back
+        self.may_be_set_back = self.random.random() < 0.5
         self.limits = self._limits()
         self.hub = SimulatedHub(loop, self.random, self.witness, largest=choice((100, 2**20)))
         self.clients: list[Client] = []
@@ -61,7 +62,7 @@ class World:
         self.vanished = 0
         self._stops: set[asyncio.Task[None]] = set()
         # A clock that is far ahead has rows purged early.
-        self.machines = [Machine(clock_ahead=choice((0.0, 0.0, 650.0))) for _ in range(choice((1, 1, 2, 2, 3, 3)))]
+        self.machines = [Machine(clock_ahead=choice((0.0, 650.0))) for _ in range(choice((1, 1, 2, 2, 3, 3)))]
         self.instances = [self._start(machine) for machine in self.machines]
         for number in range(self.random.randint(2, 5)):
             self.new_client(number + 1, can_write=number == 0 or self.random.random() < 0.8)
@@ -272,9 +273,16 @@ class World:
         return any(committed.get(number, 0) < clock for number, clock in client.has().items())
 
     def watchdog(self, client: Client) -> None:
-        """A client has heard nothing for 30 s while its line was good."""
+        """A client has heard nothing for 30 s while its line was good and nothing was under way on it."""
         wire = client.wire
-        if wire is not None and not wire.is_stalled and not wire.is_cut and client.is_open and not wire.has_ended:
+        if (
+            wire is not None
+            and wire.is_idle
+            and not wire.is_stalled
+            and not wire.is_cut
+            and client.is_open
+            and not wire.has_ended
+        ):
             self.fail("keepalive", f"{client.number} was told nothing for 30 s")
 
     # ------------------------------------------------------------------ the end
