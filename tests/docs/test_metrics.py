@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import typer
 from prometheus_client import Counter, Gauge, Histogram
 
 from constructure_sync import cli, observability
@@ -32,12 +33,18 @@ def test_every_metric_is_documented_as_it_is(repository: Path) -> None:
     assert rows(section(repository, "operations.md", "## Metrics")) == expected
 
 
+def names(commands: typer.Typer) -> set[str | None]:
+    """The names under which a command line knows its commands and groups of commands."""
+    own = {command.name or getattr(command.callback, "__name__", "") for command in commands.registered_commands}
+    return own | {group.name for group in commands.registered_groups}
+
+
 def test_every_command_is_documented(repository: Path) -> None:
-    commands = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
-
     documented = {row[0].strip("`").split()[1] for row in rows(section(repository, "operations.md", "## Running"))}
+    damaged = rows(section(repository, "operations.md", "## When a document is damaged"))
 
-    assert documented == commands
+    assert documented == names(cli.app)
+    assert {row[0].strip("`").split()[1] for row in damaged} == names(cli.doctor)
 
 
 def test_every_gauge_is_summed_over_the_workers_that_live() -> None:
