@@ -42,8 +42,11 @@ from tests.postgres import MISSING, Postgres
 COMPACTIONS_OF_A_HISTORY: Final = 20
 EDITS: Final = 70
 BATCH: Final = 10
-LATEST_CUT: Final = 34
-"""An attempt that does everything has about 25 steps: some are not cut."""
+LATEST_CUT: Final = 36
+"""About the number of steps of an attempt that does everything."""
+
+UNCUT: Final = 0.3
+"""The share of attempts that are left to themselves."""
 
 
 @dataclass(slots=True)
@@ -189,7 +192,7 @@ class Trial:
             raw_rows_seconds=choices.choice((0.0, 0.0, 2000.0)),
             purge_rows=choices.choice((3, 1000)),
         )
-        cutter = Cutter(choices.randint(1, LATEST_CUT), at_cut)
+        cutter = Cutter(0 if choices.random() < UNCUT else choices.randint(1, LATEST_CUT), at_cut)
         compactor = Compactor(self._log(cutter), CutWorkers(cutter), limits, lambda: self._now)
         self._tally.attempts += 1
         try:

@@ -18,18 +18,18 @@ class Cut(Exception):
 
 
 class Cutter:
-    """Counts steps. left: at which the cut comes, from 1; at_cut: what is done at that moment, inside the transaction."""
+    """Counts steps. left: at which the cut comes, from 1; 0: it never comes; at_cut: what is done at that moment, inside the transaction."""
 
     def __init__(self, left: int, at_cut: Callable[[], None] = lambda: None) -> None:
         self._left = left
         self._at_cut = at_cut
-        self.where = ""
+        self.steps = 0
 
     def step(self, name: str) -> None:
         """Pass a step. Raises Cut."""
         self._left -= 1
+        self.steps += 1
         if self._left == 0:
-            self.where = name
             self._at_cut()
             raise Cut(name)
 
