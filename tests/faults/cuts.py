@@ -18,7 +18,10 @@ class Cut(Exception):
 
 
 class Cutter:
-    """Counts steps. left: at which the cut comes, from 1; 0: it never comes; at_cut: what is done at that moment, inside the transaction."""
+    """Counts steps. left: at which the cut comes, from 1; 0: it never comes.
+
+    at_cut: what is done at that moment, inside the transaction.
+    """
 
     def __init__(self, left: int, at_cut: Callable[[], None] = lambda: None) -> None:
         self._left = left
