@@ -437,6 +437,27 @@ async def test_a_course_is_served_read_only_until_it_is_rebuilt(tmp_path: Path) 
         assert command(server, "verify", course).returncode == 0
 
 
+async def test_R9_a_room_that_was_open_gives_a_rebuilt_log_what_it_lost(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, {"room_idle_seconds": "0.3"}) as server:
+        owner = server.register("owner")
+        course = server.create_course(owner, "Sorting")
+        async with connected(server, owner, course) as client:
+            for update in typed(10):
+                assert await client.send(update) == "saved"
+            async with open_doctor(Settings(data_dir=server.data_dir), TIMEOUT) as doctor:
+                await doctor.quarantine(course, 10, "lost")
+                treated = await doctor.rebuild(course, 4096, None)
+                assert [left.place for left in treated.left_out] == [f"update {seq}" for seq in range(12, 21, 2)]
+            # The sender has all that was lost and is not asked for it: the room must bring it back.
+            assert await client.send(typed(11)[-1]) == "saved"
+        async with open_doctor(Settings(data_dir=server.data_dir), TIMEOUT) as doctor:
+            found = [found async for _, found in doctor.verify([course])]
+            assert found == [[]]
+        server.restart()
+        async with connected(server, owner, course) as client:
+            assert client.words == 10
+
+
 async def refused(server: ServerProcess, owner: Account, course: str) -> None:
     """Wait until the course cannot be opened: its room has gone, and loading it fails."""
     async with asyncio.timeout(DEADLINE):
