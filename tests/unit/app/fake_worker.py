@@ -1,14 +1,16 @@
 """A worker as its parent sees it, without a server: it notes what happens to it. Run as a program.
 
 Arguments: how it behaves, the file of notes, then those that every worker gets.
-serve: ready, ends when told. die: ends at once, with words. stubborn: ends at the second signal. deaf: never ends by itself.
-once: serves if it is among the first so many, then dies.
+serve: ready, ends when told. die3: ends at once, with words and this status.
+stubborn: ends at the second signal. deaf: never ends by itself.
+first2: serves if it is among the first two, else ends at once.
 """
 
 import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +41,8 @@ def main() -> None:
     line.sendall(b"ready")
     while said := line.recv(100):
         if said == b"retire\n":
+            note("retiring")
+            time.sleep(0.3)  # as long as it takes the parent, by far, to start another
             break
     note("retired" if said else "orphaned")
 
