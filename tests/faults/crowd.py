@@ -132,6 +132,15 @@ class Crowd:
         """Wait until all are synced; return how long that took."""
         return await until(lambda: all(client.is_synced for client in self.clients), seconds, "all are synced")
 
+    async def acknowledges(self, seconds: float) -> float:
+        """Wait until what connected clients have made by now is acknowledged; return how long that took."""
+        made = [(client, client.made) for client in self.clients]
+        return await until(
+            lambda: all(client.acknowledged >= own or not client.is_synced for client, own in made),
+            seconds,
+            "every edit is acknowledged",
+        )
+
     async def caught_up(self, seconds: float) -> float:
         """Wait until what is made by now is acknowledged and with everybody; return how long that took."""
         groups = [(clients, [client.made for client in clients]) for clients in self.groups.values()]

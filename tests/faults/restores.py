@@ -61,7 +61,7 @@ async def suffer_restores(folder: Path, *, restores: int, courses: int, writing:
                         await run.restore(course)
                     await run.crowd.caught_up(CATCH_UP_SECONDS)
                 faults = ["a restore took nothing back"] if not all(each.held_alone for each in run.done) else []
-                verdict = await judge(run.crowd, world.cluster.database_url, CATCH_UP_SECONDS, faults)
+                verdict = await judge(run.crowd, world.cluster.database_url, CATCH_UP_SECONDS, faults=faults)
         finally:
             for copy, _ in run.copies:
                 await asyncio.to_thread(copy.close)

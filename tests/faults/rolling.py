@@ -32,11 +32,12 @@ class RollingReport:
     verdict: Verdict
 
 
-async def roll(folder: Path, *, instances: int, clients: int, rounds: int, seed: int) -> RollingReport:
-    """Restart every instance in turn, `rounds` times over, while the clients write."""
+async def roll(folder: Path, *, instances: int, clients: int, rounds: int, drain: float, seed: int) -> RollingReport:
+    """Restart every instance in turn, `rounds` times over, while clients write. drain: seconds over which they are sent away."""
     randomness, moved, faults = random.Random(seed), list[int](), list[str]()
+    courses, settings = max(1, clients // PER_COURSE), {"drain_seconds": str(drain)}
     async with (
-        open_world(folder, instances=instances, courses=max(1, clients // PER_COURSE)) as world,
+        open_world(folder, instances=instances, courses=courses, settings=settings) as world,
         RoundRobinProxy(world.cluster.ports) as proxy,
     ):
 
@@ -57,10 +58,10 @@ async def roll(folder: Path, *, instances: int, clients: int, rounds: int, seed:
                     await crowd.caught_up(CATCH_UP_SECONDS)
                     moved.append(sum(len(client.spells) for client in crowd.clients) - before)
             spells = [spell for client in crowd.clients for spell in client.spells]
-            faults += check_limit("a client was away", spells, AWAY_LIMIT)
+            late = check_limit("a client was away", spells, AWAY_LIMIT)
             if not all(moved):
                 faults.append("a restart moved nobody")
-            verdict = await judge(crowd, world.cluster.database_url, CATCH_UP_SECONDS, faults)
+            verdict = await judge(crowd, world.cluster.database_url, CATCH_UP_SECONDS, faults=faults, late=late)
     return RollingReport(len(crowd.clients), spells, moved, verdict)
 
 
@@ -69,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", type=int, default=3, help="instances behind the proxy")
     parser.add_argument("--clients", type=int, default=300, help="writing clients, five on a course")
     parser.add_argument("--count", type=int, default=1, help="how often each instance is restarted")
+    parser.add_argument(
+        "--drain", type=float, default=5, help="seconds over which a stopping instance sends clients away"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             instances=arguments.instances,
             clients=arguments.clients,
             rounds=arguments.count,
+            drain=arguments.drain,
             seed=arguments.seed,
         )
     )

@@ -76,18 +76,19 @@ async def _kill(world: World, crowd: Crowd, stocks: Sequence[YjsClient]) -> Stor
     stock_edits = asyncio.gather(*(_edit_and_save(client, killed_at) for client in stocks))
     for client in crowd.clients:
         client.edit()
-    await until(lambda: any(client.away_since for client in crowd.clients), SETTLE_SECONDS, "lines are lost")
-    lost_line = sum(not client.is_synced for client in crowd.clients)
+    await until(
+        lambda: any(client.spells or client.away_since for client in crowd.clients), SETTLE_SECONDS, "lines are lost"
+    )
     await crowd.synced(SETTLE_SECONDS)
     synced = time.monotonic() - killed_at
     await until(lambda: not crowd.in_flight, SETTLE_SECONDS, "everything is acknowledged")
     saved = time.monotonic() - killed_at
+    lost_line = sum(bool(client.spells) for client in crowd.clients)
     stock_saved = max(await stock_edits, default=0.0)
     loads, rooms = await asyncio.to_thread(_loads, stays)
-    faults = check_limit("synced and saved again", [saved, stock_saved], LIMIT_SECONDS)
-    if loads != rooms:
-        faults.append(f"{loads} loads for {rooms} documents")
-    verdict = await judge(crowd, world.cluster.database_url, SETTLE_SECONDS, faults)
+    late = check_limit("synced and saved again", [saved, stock_saved], LIMIT_SECONDS)
+    faults = [] if loads == rooms else [f"{loads} loads for {rooms} documents"]
+    verdict = await judge(crowd, world.cluster.database_url, SETTLE_SECONDS, faults=faults, late=late)
     for stock, clients in zip(stocks, crowd.groups.values(), strict=False):
         found = {int(author): clock for author, clock in (await stock.report())["stateVector"].items()}
         if found != clients[0].state():

@@ -15,35 +15,39 @@ class Verdict:
     """What a run ended with.
 
     acknowledged: edits with a receipt. rows: updates saved. lost: edits with a receipt that are gone. faults: what else was wrong.
+    late: what took too long, for a machine that does nothing else.
     """
 
     acknowledged: int
     rows: int
     lost: Sequence[str]
     faults: list[str]
+    late: Sequence[str]
 
     @property
     def holds(self) -> bool:
-        return not self.lost and not self.faults
+        return not self.lost and not self.faults and not self.late
 
     def print(self) -> None:
         """Print it as lines of a report."""
         print(f"acknowledged edits           {self.acknowledged}, saved as {self.rows} updates")
         print(f"acknowledged and lost        {len(self.lost)} {' '.join(self.lost[:SHOWN_LOSSES])}")
-        for fault in self.faults:
+        for fault in (*self.faults, *self.late):
             print(f"FAULT: {fault}")
 
 
-async def judge(crowd: Crowd, database_url: str, seconds: float, faults: Sequence[str] = ()) -> Verdict:
+async def judge(
+    crowd: Crowd, database_url: str, seconds: float, *, faults: Sequence[str] = (), late: Sequence[str] = ()
+) -> Verdict:
     """Wait until all hold the same, then compare them with what fresh processes read.
 
-    seconds: to wait at most. faults: found before. The crowd is connected and writes no more.
+    seconds: to wait at most. faults, late: found before. The crowd is connected and writes no more.
     """
     found, lost, rows = list(faults), tuple[str, ...](), 0
     try:
         await crowd.settled(seconds)
-    except TookTooLong as late:
-        found.append(str(late))
+    except TookTooLong as unequal:
+        found.append(str(unequal))
     found += crowd.differences()
     acknowledged = crowd.acknowledged_edits()
     try:
@@ -59,10 +63,10 @@ async def judge(crowd: Crowd, database_url: str, seconds: float, faults: Sequenc
             for reading in readings
             if reading.state != firsts[reading.course].state() or reading.latest != firsts[reading.course].content()[1]
         ]
-    return Verdict(crowd.acknowledged, rows, lost, found)
+    return Verdict(crowd.acknowledged, rows, lost, found, late)
 
 
 def check_limit(what: str, seconds: Sequence[float], limit: float) -> list[str]:
-    """Return a fault when any of the times is beyond the limit."""
+    """Say so when any of the times is beyond the limit."""
     late = [each for each in seconds if each > limit]
     return [f"{what}: longer than {limit:.0f} s {len(late)} times, up to {max(late):.1f} s"] if late else []
