@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import func, select, text
 
 from storage.contracts import StorageUnavailable
 from storage.database import DEFAULT_OPTIONS, DatabaseOptions
@@ -54,6 +55,8 @@ async def test_everything_works_behind_a_pooler(pooler: TransactionPooler, postg
             assert covered_seqs(await loaded(backend, each)) == list(range(1, 32))
         assert await Leases(backend.database).acquire("job", "one", 0.0, 60.0)
         assert len(await ensure_partitions(backend.database, 0.0)) == 4
+        left = select(func.count()).select_from(text("pg_prepared_statements"))
+        assert {await backend.database.read(lambda connection: connection.scalar(left)) for _ in range(6)} == {0}
     finally:
         await backend.close()
     assert pooler.transactions > 60

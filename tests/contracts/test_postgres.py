@@ -117,6 +117,25 @@ async def test_UL2_crossed_batches_of_two_instances_do_not_deadlock(backend: Sql
     assert {(await loaded(backend, each)).head.seq for each in ids} == {46}
 
 
+async def test_UL2_rows_are_locked_in_id_order_whatever_the_plan(postgres: Postgres, postgres_url: str) -> None:
+    name = postgres_url.rpartition("/")[2]
+    postgres.sql(*(f'ALTER DATABASE "{name}" SET enable_{scan} = off' for scan in ("indexscan", "bitmapscan")))
+    backend = await SqlBackend.postgres(postgres_url, replace(DEFAULT_OPTIONS, lock_limit=20.0))
+    ids = [await backend.document() for _ in range(5)]
+    while ids[0] == min(ids):
+        ids.append(await backend.document())
+    free = select(documents.c.id).where(documents.c.id.in_(ids)).with_for_update(skip_locked=True)
+    try:
+        async with locked(backend, min(ids)):
+            appending = asyncio.create_task(backend.log.append([an_append(each, FIRST, 2, b"x") for each in ids]))
+            await until(lambda: postgres.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == ["1"])
+            found = await backend.database.write(lambda connection: connection.scalars(free).all())
+            assert sorted(found) == sorted(ids)[1:]
+        assert list(await appending) == [appended(each, 2, 2, FIRST_COMMIT) for each in ids]
+    finally:
+        await backend.close()
+
+
 @contextlib.asynccontextmanager
 async def locked(instance: SqlBackend, document_id: DocumentId) -> AsyncIterator[None]:
     """Another transaction holds the document's row."""
