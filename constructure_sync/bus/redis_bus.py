@@ -47,6 +47,10 @@ class RedisLimits:
     waiting_bytes: int = 16 * 1024 * 1024
 
 
+class _Stopped(Exception):
+    """Everything is said, and nothing more will be."""
+
+
 class RedisBus:
     """See the module. prefix: of all channels, so that deployments can share a server. ValueError: the URL cannot be used."""
 
@@ -75,6 +79,7 @@ class RedisBus:
         self._lines: list[Line] = []
         self._failures = 0
         self._is_away = True
+        self._is_stopping = False
 
     @property
     def instance(self) -> InstanceId:
@@ -152,6 +157,9 @@ class RedisBus:
             session = self._loop.create_task(self._connected(), name="bus session")
             try:
                 await asyncio.wait([session])
+            except asyncio.CancelledError:
+                await self._say_last_words(session)
+                raise
             finally:
                 session.cancel()
                 (outcome,) = await asyncio.gather(session, return_exceptions=True)
@@ -159,6 +167,13 @@ class RedisBus:
             delay = min(self._limits.retry_delay * 2**self._failures, self._limits.max_retry_delay)
             self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
             await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
+
+    async def _say_last_words(self, session: asyncio.Task[None]) -> None:
+        """The instance stops: let what waits be sent, so that others need not find out by themselves."""
+        if not self._is_away:
+            self._is_stopping = True
+            self._work.set()
+            await asyncio.wait([session], timeout=self._limits.time_limit)
 
     def _broken(self, outcome: BaseException | None) -> None:
         errors = list(_flat(outcome))
@@ -180,14 +195,10 @@ class RedisBus:
             ]
             self._subscriptions.begin()
             self._work.set()
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for line in self._lines:
-                        tasks.create_task(line.read(), name="bus reader")
-                    tasks.create_task(self._keep_sending(routes), name="bus sender")
-            except asyncio.CancelledError:
-                await self._say_last_words(routes)
-                raise
+            async with asyncio.TaskGroup() as tasks:
+                for line in self._lines:
+                    tasks.create_task(line.read(), name="bus reader")
+                tasks.create_task(self._keep_sending(routes), name="bus sender")
         finally:
             self._went_away()
             for connection in opened:
@@ -214,6 +225,8 @@ class RedisBus:
                 pass
             self._work.clear()
             await self._send_waiting(routes)
+            if self._is_stopping and not self._backlog and all(line.is_idle for line in self._lines):
+                raise _Stopped
             if self._loop.time() >= due:
                 pinged = self._loop.time()
                 for line in self._lines:
@@ -233,15 +246,6 @@ class RedisBus:
         for line in self._lines:
             await line.flush()
         self._settle()
-
-    async def _say_last_words(self, routes: Routes) -> None:
-        """The instance stops: write what still waits, so that others need not find out by themselves."""
-        if all(line.is_open for line in self._lines):
-            try:
-                async with asyncio.timeout(self._limits.time_limit):
-                    await self._send_waiting(routes)
-            except (RedisError, OSError, TimeoutError) as error:
-                _log.warning("bus_unavailable", error=repr(error))
 
     # ------------------------------------------------------------------ hearing
 

@@ -15,6 +15,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedError, ResponseError, TryAgainError
 
 from constructure_sync.bus.backlog import Outgoing
+from constructure_sync.observability import BUS_LOST
 
 _WINDOW_COMMANDS: Final = 500
 _WINDOW_BYTES: Final = 1024 * 1024
@@ -56,8 +57,8 @@ class Words:
 class Line:
     """See the module.
 
-    heard: called with channel and payload; subscribed: with a channel whose subscription is confirmed; has_room: when enough was
-    answered after the line had been full.
+    heard: called with channel and payload; subscribed: with a channel whose subscription is confirmed; has_room: when some was
+    answered after the line had been full, and when everything is.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class Line:
         self._pings_since_heard = 0
 
     @property
-    def is_open(self) -> bool:
-        return bool(self._connection.is_connected)
+    def is_idle(self) -> bool:
+        """Whether everything that was written is answered."""
+        return not self._unanswered
 
     @property
     def is_full(self) -> bool:
@@ -127,23 +129,28 @@ class Line:
         """Take what comes, until the connection breaks, which raises redis.RedisError."""
         readings = 0
         while True:
-            try:
-                said = await self._connection.read_response(
-                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False, push_request=True
-                )
-            except ResponseError as error:
-                # What the server refuses is not sent again, unless it only sends it elsewhere: it would be refused for ever.
-                if self._unanswered and not isinstance(error, _ELSEWHERE):
-                    self._answer()
-                raise
-            self._pings_since_heard = 0
-            if isinstance(said, list):
-                self._pushed(said)
-            else:
-                self._answer()
+            await self._read_one()
             readings += 1
             if not readings % _READINGS_PER_TURN:
                 await asyncio.sleep(0)
+
+    async def _read_one(self) -> None:
+        try:
+            said = await self._connection.read_response(
+                disable_decoding=True, timeout=math.inf, disconnect_on_error=False, push_request=True
+            )
+        except ResponseError as error:
+            # What the server refuses is not sent again, unless it only sends it elsewhere: it would be refused for ever.
+            if self._unanswered and not isinstance(error, _ELSEWHERE):
+                refused = self._unanswered.popleft()
+                if isinstance(refused, Publish):
+                    BUS_LOST.labels(refused.outgoing.kind).inc()
+            raise
+        self._pings_since_heard = 0
+        if isinstance(said, list):
+            self._pushed(said)
+        else:
+            self._answer()
 
     def _pushed(self, said: list[Any]) -> None:
         kind = bytes(said[0])
@@ -162,7 +169,7 @@ class Line:
             raise ConnectionError("an answer to nothing")
         was_full = self.is_full
         self._unanswered_bytes -= _size(self._unanswered.popleft())
-        if was_full:
+        if was_full or not self._unanswered:
             self._has_room()
 
 

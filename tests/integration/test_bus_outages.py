@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import UUID
 
 import pytest
+from redis.crc import key_slot
 
 from constructure_sync.bus.contracts import (
     ControlMessage,
@@ -290,11 +291,73 @@ async def test_what_waits_when_an_instance_stops_is_still_sent(plain_server: Val
     stopping = RedisBus(plain_server.url, "outages", 9, loop, random.Random(9), QUICK)
     running = asyncio.create_task(stopping.run())
     await until(lambda: not stopping.is_away)
-    for number in range(1, 301):
+    for number in range(1, 2001):
         stopping.publish(ONE, saved(number))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await until(lambda: ears[ONE].numbers == list(range(1, 301)))
+    await until(lambda: ears[ONE].numbers == list(range(1, 2001)))
+
+
+async def test_R13_what_waits_goes_out_as_earlier_messages_are_answered(plain_server: Valkey, run_bus: RunBus) -> None:
+    one, two = run_bus(plain_server.url, RedisLimits(ping_interval=3600.0)), run_bus(plain_server.url)
+    ears = await listening(two)
+    await until(lambda: not one.is_away)
+    for number in range(1, 2001):
+        one.publish(ONE, saved(number))
+    await until(lambda: ears[ONE].numbers == list(range(1, 2001)))
+
+
+async def test_R13_nobody_waits_longer_for_a_subscription_when_the_line_breaks(
+    plain_server: Valkey, run_bus: RunBus
+) -> None:
+    async with RedisProxy(plain_server.port, random.Random(1)) as proxy:
+        bus = run_bus(proxy.url)
+        await until(lambda: not bus.is_away)
+        proxy.hold()
+        subscribing = asyncio.create_task(bus.subscribe(ONE, Ear(), 3600.0))
+        await asyncio.sleep(0)
+        proxy.cut()
+        async with asyncio.timeout(20.0):
+            assert not await subscribing
+        proxy.release()
+
+
+async def test_the_bus_is_back_also_when_someone_has_just_left(plain_server: Valkey, run_bus: RunBus) -> None:
+    class Leaving(Ear):
+        def missed_control(self) -> None:
+            super().missed_control()
+            bus.unsubscribe(ONE)
+
+    ear = Leaving()
+    bus = run_bus(plain_server.url)
+    bus.listen(ear)
+    await until(lambda: ear.control_misses)
+    await until(lambda: not bus.is_away)
+
+
+async def test_what_the_server_refuses_is_not_sent_for_ever(plain_server: Valkey, run_bus: RunBus) -> None:
+    plain_server.command("ACL", "SETUSER", "narrow", "on", ">secret", "+@all", "resetchannels", "&outages:control")
+    lost = BUS_LOST.labels("Saved")._value.get()
+    bus, two, control = run_bus(plain_server.url.replace("//", "//narrow:secret@")), run_bus(plain_server.url), Ear()
+    two.listen(control)
+    await until(lambda: not bus.is_away and not two.is_away)
+    bus.publish(ONE, saved(1))
+    bus.tell_all(Invalidated("course", UUID(int=1)))
+    await until(lambda: Invalidated("course", UUID(int=1)) in control.control)
+    await until(lambda: not bus.is_away)
+    assert BUS_LOST.labels("Saved")._value.get() - lost == 1
+
+
+@pytest.mark.parametrize("server", [True], ids=["cluster"], indirect=True)
+async def test_BU4_a_slot_that_moves_is_followed(server: Valkey, run_bus: RunBus) -> None:
+    one, two = run_bus(server.url), run_bus(server.url)
+    ears = await listening(two)
+    await until(lambda: not one.is_away)
+    slot = str(key_slot(f"outages:document:{ONE}".encode()))
+    server.command("CLUSTER", "DELSLOTS", slot)
+    await until(lambda: two.is_away)
+    server.command("CLUSTER", "ADDSLOTS", slot)
+    await hears_again(one, ears, 1)
 
 
 async def test_an_unusable_url_says_so_at_once() -> None:
