@@ -64,9 +64,9 @@ def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> As
     """An engine of at most so many connections, none of which is opened yet."""
     arguments: dict[str, object] = {"dsn": postgres_dsn(url), "timeout": min(_CONNECT_SECONDS, options.time_limit)}
     if options.is_pooled:
-        # Only the unnamed statement is sure to be on the server that the pooler chose for this transaction.
+        # Without its cache asyncpg uses the unnamed statement, the only one that is sure to be on the server that the pooler
+        # chose for this transaction; without its own, SQLAlchemy prepares it anew each time.
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-        arguments |= {"prepared_statement_name_func": lambda: ""}
     engine = create_async_engine(
         "postgresql+asyncpg://",
         connect_args=arguments,
