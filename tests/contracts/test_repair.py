@@ -143,15 +143,17 @@ async def test_R9_segments_are_replaced_at_the_head_only_and_whoever_knew_it_not
     assert isinstance(fresh, Appended)
 
 
-async def test_an_update_comes_back_also_when_its_row_is_purged(backend: SqlBackend) -> None:
+@pytest.mark.parametrize("is_purged", [False, True])
+async def test_an_update_that_is_back_is_saved_anew(backend: SqlBackend, is_purged: bool) -> None:
     document = await five(backend)
     store, before = repair(backend), await rows(backend, document)
     await store.replace_segments(document, Head(Seq(5), COMMIT), SEGMENT, [LeftOut(Seq(2), "waits")])
-    assert await backend.log.purge_covered(document, 1e12, 10) == 5
+    if is_purged:
+        assert await backend.log.purge_covered(document, 1e12, 10) == 5
 
     backend.clock.now = 3_000.0
     assert await store.restore(document, Seq(2))
 
+    # Its retention counts from now: it is there when the log is rebuilt.
+    await backend.log.purge_covered(document, 2_999.0, 10)
     assert await rows(backend, document) == [before[1]]
-    # Saved anew: retention counts from now.
-    assert await backend.log.purge_covered(document, 2_999.0, 10) == 0
