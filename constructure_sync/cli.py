@@ -109,7 +109,7 @@ def export(
 
     settings = _settings()
     try:
-        update = asyncio.run(export_document(settings.database_address, str(course)))
+        update = asyncio.run(export_document(settings.database_address, str(course), settings.database_options))
     except (StorageError, ConstructureError) as error:
         _fail(str(error))
     if update is None:

@@ -4,6 +4,7 @@ from constructure_sync.persistence.compactor import decode_pieces
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE, join_updates
 from constructure_sync.replica.jobs import merge_updates
 from storage.contracts import StoredDocument
+from storage.database import DEFAULT_OPTIONS, DatabaseOptions
 from storage.open import open_database
 
 
@@ -13,9 +14,9 @@ def stored_updates(stored: StoredDocument) -> list[bytes]:
     return pieces + [update.payload for update in stored.updates]
 
 
-async def export_document(database_url: str, name: str) -> bytes | None:
+async def export_document(database_url: str, name: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> bytes | None:
     """Return the document of this name as one V1 update; None when there is none. Raises StorageUnavailable."""
-    async with await open_database(database_url) as database:
+    async with await open_database(database_url, options) as database:
         document_id = await database.courses.document_id(name)
         stored = None if document_id is None else await database.log.load(document_id)
     if stored is None:
