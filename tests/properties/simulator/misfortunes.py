@@ -59,6 +59,7 @@ class Misfortunes:
 
     def end(self) -> None:
         """Put everything right again but a deaf bus: there the look at the logs' heads has to do."""
+        self.world.may_be_set_back = False
         for number in range(len(self.world.instances)):
             self.world.restart(number)
         for instance in self.world.instances:

@@ -176,7 +176,7 @@ class World:
 
     def set_back(self) -> None:
         """Have the database as it was at an earlier moment."""
-        if self.ledger.backups:
+        if self.ledger.backups and self.may_be_set_back:
             self.ledger.set_back(self.random.randrange(self.ledger.backups))
 
     # ------------------------------------------------------------------ what client and witness ask
