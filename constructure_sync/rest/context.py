@@ -14,7 +14,7 @@ from storage.courses import Courses
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether this instance can serve. reasons: why not, in English; empty when it can. degraded: what works less well meanwhile."""
+    """Whether this instance can serve. reasons: why not, in English; empty when it can. degraded: what works less well."""
 
     reasons: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()

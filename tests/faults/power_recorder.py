@@ -29,7 +29,7 @@ from constructure_sync.services import Services, open_services
 from constructure_sync.settings import Settings
 from schemas.ids import CommitId, CourseId, DocumentId, UserId
 from schemas.roles import PlatformRole
-from storage import database
+from storage import sqlite
 from storage.accounts import User
 from storage.courses import NewCourse
 from tests.faults.writer import EDITS
@@ -167,13 +167,13 @@ async def _make_course(services: Services, user: UserId, course: CourseId, docum
 def main(folder: str, edits: str, seed: str, synchronous: str) -> None:
     """See the module."""
     configure_logging("WARNING")
-    full = database._set_pragmas
+    full = sqlite._set_pragmas
 
     def lowered(connection: sqlite3.Connection, *, read_only: bool) -> None:
         full(connection, read_only=read_only)
         connection.execute(f"PRAGMA synchronous = {synchronous}").close()
 
-    with patch.object(database, "_set_pragmas", full if synchronous == "FULL" else lowered):
+    with patch.object(sqlite, "_set_pragmas", full if synchronous == "FULL" else lowered):
         asyncio.run(record(Path(folder), int(edits), int(seed)))
 
 
