@@ -12,8 +12,8 @@ from schemas.ids import CommitId, CourseId, DocumentId, Seq, SessionId, UserId
 from schemas.roles import PlatformRole, Role, Visibility
 from storage.contracts import StorageError
 from storage.database import SqlDatabase
+from storage.dialects import insert_or
 from storage.tables import course_members, courses, document_updates, documents, sessions, users
-from storage.upsert import insert_or
 
 
 class LastOwner(StorageError):

@@ -9,8 +9,8 @@ from sqlalchemy import delete, or_
 from sqlalchemy.engine import Connection
 
 from storage.database import SqlDatabase
+from storage.dialects import insert_or
 from storage.tables import leases
-from storage.upsert import insert_or
 
 
 class Leases:

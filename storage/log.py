@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Select, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Connection, Row
 
 from schemas.ids import CommitId, DocumentId, Seq
@@ -26,20 +26,10 @@ from storage.contracts import (
     StoredUpdate,
 )
 from storage.database import SqlDatabase
+from storage.dialects import insert_or, one_of
 from storage.segments import Place, check_arguments
 from storage.tables import document_clients, document_segments, document_updates, documents
-from storage.upsert import insert_or
 
-_HEADS: Final = select(documents.c.id, documents.c.head_seq, documents.c.head_commit).where(
-    documents.c.id.in_(bindparam("ids", expanding=True))
-)
-# In id order: two batches that want the same documents wait for each other, and never both.
-_LOCKED_HEADS: Final = _HEADS.order_by(documents.c.id).with_for_update(key_share=True)
-_EARLIER_COMMITS: Final = (
-    select(document_updates.c.document_id, document_updates.c.commit_id, func.max(document_updates.c.seq))
-    .where(document_updates.c.commit_id.in_(bindparam("commits", expanding=True)))
-    .group_by(document_updates.c.document_id, document_updates.c.commit_id)
-)
 _COMMITS_AT: Final = select(document_updates.c.document_id, document_updates.c.seq, document_updates.c.commit_id).where(
     tuple_(document_updates.c.document_id, document_updates.c.seq).in_(bindparam("places", expanding=True))
 )
@@ -52,6 +42,29 @@ _ADD_UPDATES: Final = insert(document_updates)
 
 _Spot = tuple[DocumentId, Seq]
 """An update row's key."""
+
+
+@cache
+def _heads_of(dialect: str) -> Select[UUID, int, int]:
+    table = documents.c
+    return select(table.id, table.head_seq, table.head_commit).where(one_of(table.id, "ids", dialect))
+
+
+@cache
+def _locked_heads_of(dialect: str) -> Select[UUID, int, int]:
+    # In id order: two batches that want the same documents wait for each other, and never both.
+    return _heads_of(dialect).order_by(documents.c.id).with_for_update(key_share=True)
+
+
+@cache
+def _ends_of(dialect: str) -> Select[UUID, int, int]:
+    """The last Seq that each of the commits gave, by document."""
+    table = document_updates.c
+    return (
+        select(table.document_id, table.commit_id, func.max(table.seq))
+        .where(one_of(table.commit_id, "commits", dialect))
+        .group_by(table.document_id, table.commit_id)
+    )
 
 
 class SqlUpdateLog:
@@ -116,7 +129,7 @@ class SqlUpdateLog:
 
 def _append(batch: Sequence[Append], now: float, connection: Connection) -> Sequence[AppendResult]:
     ids = [each.document_id for each in batch]
-    heads = _as_heads(connection.execute(_LOCKED_HEADS, {"ids": ids}))
+    heads = _as_heads(connection.execute(_locked_heads_of(connection.dialect.name), {"ids": ids}))
     earlier = _earlier(batch, heads, connection)
     commits = _commits_at(_doubtful(batch, heads, earlier), connection)
     results = [_place(each, heads.get(each.document_id), earlier, commits) for each in batch]
@@ -135,8 +148,8 @@ def _earlier(
 ) -> Mapping[DocumentId, tuple[Seq, Seq]]:
     """First and last Seq of those appends that the log has already (UL4)."""
     last = {
-        (row[0], row[1]): row[2]
-        for row in connection.execute(_EARLIER_COMMITS, {"commits": [each.commit for each in batch]})
+        (row[0], row[1]): Seq(row[2])
+        for row in connection.execute(_ends_of(connection.dialect.name), {"commits": [each.commit for each in batch]})
     }
     found: dict[DocumentId, tuple[Seq, Seq]] = {}
     for each in batch:
@@ -235,12 +248,12 @@ def _as_heads(rows: Iterable[Row[UUID, int, int]]) -> dict[DocumentId, Head]:
 
 
 def _heads(document_ids: Sequence[DocumentId], connection: Connection) -> Mapping[DocumentId, Head]:
-    return _as_heads(connection.execute(_HEADS, {"ids": document_ids}))
+    return _as_heads(connection.execute(_heads_of(connection.dialect.name), {"ids": list(document_ids)}))
 
 
 def _head(document_id: DocumentId, connection: Connection, *, lock: bool = False) -> Head | None:
-    query = _LOCKED_HEADS if lock else _HEADS
-    return _as_heads(connection.execute(query, {"ids": [document_id]})).get(document_id)
+    query = _locked_heads_of if lock else _heads_of
+    return _as_heads(connection.execute(query(connection.dialect.name), {"ids": [document_id]})).get(document_id)
 
 
 def _load(document_id: DocumentId, connection: Connection) -> StoredDocument | None:

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from schemas.ids import CommitId, DocumentId, Seq
 from storage.contracts import Head, StoredSegment, StoredUpdate
 from storage.database import SqlDatabase
+from storage.dialects import insert_or
 from storage.tables import document_clients, document_segments, document_updates, documents, quarantined_updates, users
-from storage.upsert import insert_or
 
 EMPTY_UPDATE: Final = b"\x00\x00"
 """What stands in the place of a quarantined update: the Yjs update (V1) that holds nothing."""

@@ -10,8 +10,8 @@ from sqlalchemy.engine import Connection
 from schemas.ids import DocumentId
 from storage.contracts import StrandedChange
 from storage.database import SqlDatabase
+from storage.dialects import insert_or
 from storage.tables import stranded_changes
-from storage.upsert import insert_or
 
 
 class SqlStrandedChanges:

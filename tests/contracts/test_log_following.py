@@ -24,7 +24,7 @@ async def test_UL9_heads_of_all_that_exist(backend: Backend) -> None:
 
 async def test_UL9_thousands_of_documents_are_one_question(backend: Backend) -> None:
     document_id = await backend.document()
-    asked = [DocumentId(uuid4()) for _ in range(20_000)]
+    asked = [DocumentId(uuid4()) for _ in range(30_000)]
     assert await backend.log.heads([*asked, document_id]) == {document_id: FIRST}
 
 
