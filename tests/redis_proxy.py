@@ -77,7 +77,7 @@ class RedisProxy:
             self._connections[task].append(far)
             async with asyncio.TaskGroup() as ways:
                 ways.create_task(self._forward(near_reader, far, None))
-                ways.create_task(self._forward(far_reader, near, _Frames()))
+                ways.create_task(self._forward(far_reader, near, Frames()))
         except* (OSError, TimeoutError):
             pass
         finally:
@@ -85,15 +85,16 @@ class RedisProxy:
                 writer.transport.abort()
 
     async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: "_Frames | None"
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: "Frames | None"
     ) -> None:
         while data := await reader.read(_READ_BYTES):
             await self._flows.wait()
-            writer.write(data if frames is None else self._with_losses(frames.split(data)))
+            writer.write(data if frames is None else self.with_losses(frames.split(data)))
             await writer.drain()
         raise ConnectionResetError("one side has ended")
 
-    def _with_losses(self, frames: list[bytes]) -> bytes:
+    def with_losses(self, frames: list[bytes]) -> bytes:
+        """Return what reaches the subscriber of what the server has said."""
         kept = []
         for frame in frames:
             if not _is_message(frame):
@@ -110,7 +111,7 @@ def _is_message(frame: bytes) -> bool:
     return frame[:1] in (b"*", b">") and frame[frame.find(b"\n") + 1 :].startswith(_MESSAGES)
 
 
-class _Frames:
+class Frames:
     """Cuts what a Redis server says into whole answers and pushes (RESP2 and RESP3)."""
 
     def __init__(self) -> None:
