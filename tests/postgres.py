@@ -144,12 +144,30 @@ class Postgres:
 
     def kill(self) -> None:
         """End all its processes at once, from outside."""
-        if self._process is not None:
+        for each in self._processes()[1:]:
             with suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(self._process.pid).children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        child.kill()
+                each.kill()
         self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Let all its processes do nothing, while their connections stay open."""
+        for each in self._processes():
+            each.suspend()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for each in self._processes():
+            each.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        """The server's process and, behind it, those that it started."""
+        if self._process is None:
+            return []
+        try:
+            server = psutil.Process(self._process.pid)
+            return [server, *server.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def restart(self) -> None:
         """Stop immediately and start again."""

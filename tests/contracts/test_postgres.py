@@ -153,9 +153,11 @@ async def locked(instance: SqlBackend, document_id: DocumentId) -> AsyncIterator
 
     holding = asyncio.create_task(hold())
     await holds.wait()
-    yield
-    may_end.set()
-    await holding
+    try:
+        yield
+    finally:
+        may_end.set()
+        await holding
 
 
 async def test_UL2_a_locked_row_delays_only_its_own_document(backend: SqlBackend) -> None:
@@ -245,6 +247,25 @@ async def test_R13_a_call_has_its_answer_in_time(postgres_url: str) -> None:
         assert await database.read(lambda connection: connection.scalar(text("SELECT 1"))) == 1
     finally:
         await database.close()
+
+
+async def test_R13_a_server_that_hangs_is_away_and_works_again_afterwards(
+    postgres: Postgres, postgres_url: str
+) -> None:
+    backend = await SqlBackend.postgres(postgres_url, DatabaseOptions(time_limit=1.0))
+    document_id = await backend.document()
+    await backend.log.heads([document_id])
+    postgres.pause()
+    try:
+        calls = [backend.log.heads([document_id]), backend.log.append([an_append(document_id, FIRST, 2, b"x")])]
+        async with asyncio.timeout(20):
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(result, DatabaseAway)
+    finally:
+        postgres.resume()
+    results = await backend.log.append([an_append(document_id, FIRST, 2, b"x")])
+    assert list(results) == [appended(document_id, 2, 2, FIRST_COMMIT)]
+    await backend.close()
 
 
 async def test_R13_connections_and_callers_are_bounded(postgres_url: str, postgres: Postgres) -> None:
