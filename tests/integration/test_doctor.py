@@ -415,10 +415,11 @@ async def test_a_course_is_served_read_only_until_it_is_rebuilt(tmp_path: Path) 
         assert verified.returncode == 1, verified.stderr
         assert f"{course}: update 10: malformed: " in verified.stdout
         assert "1 documents read, 1 of them damaged" in verified.stdout
-        bisected = command(server, "bisect", course)
-        assert bisected.stdout.startswith("update 10: malformed: ")
-        taken_out = command(server, "quarantine", course, "10", "--reason", "cut off")
-        assert taken_out.returncode == 0, taken_out.stderr
+        async with open_doctor(Settings(data_dir=server.data_dir), TIMEOUT) as doctor:
+            first = await doctor.bisect(course)
+            assert first is not None
+            assert first.place == "update 10"
+            await doctor.quarantine(course, 10, "cut off")
 
         async with connected(server, owner, course) as client:
             assert client.words == 4
@@ -434,7 +435,8 @@ async def test_a_course_is_served_read_only_until_it_is_rebuilt(tmp_path: Path) 
                 assert await client.send(update) == "saved"
         async with connected(server, owner, course) as client:
             assert client.words == 11
-        assert command(server, "verify", course).returncode == 0
+        async with open_doctor(Settings(data_dir=server.data_dir), TIMEOUT) as doctor:
+            assert [found async for _, found in doctor.verify([course])] == [[]]
 
 
 async def test_R9_a_room_that_was_open_gives_a_rebuilt_log_what_it_lost(tmp_path: Path) -> None:
