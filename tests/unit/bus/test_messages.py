@@ -4,7 +4,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constructure_sync.bus.contracts import (
@@ -56,11 +56,13 @@ def written(letter: Letter) -> bytes:
     return encode(letter.sender, letter.sent_at, letter.message)
 
 
+@settings(deadline=None)
 @given(LETTERS)
 def test_a_letter_comes_back_as_it_went(letter: Letter) -> None:
     assert decode(written(letter)) == letter
 
 
+@settings(deadline=None)
 @given(LETTERS, st.data())
 def test_a_letter_cut_short_or_with_more_behind_it_is_a_violation(letter: Letter, data: st.DataObject) -> None:
     encoded = written(letter)
@@ -70,6 +72,7 @@ def test_a_letter_cut_short_or_with_more_behind_it_is_a_violation(letter: Letter
             decode(broken)
 
 
+@settings(deadline=None)
 @given(LETTERS, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=6))
 def test_changed_bytes_are_a_violation_or_a_letter_that_can_be_sent_again(
     letter: Letter, changes: list[tuple[int, int]]
@@ -84,6 +87,7 @@ def test_changed_bytes_are_a_violation_or_a_letter_that_can_be_sent_again(
     assert decode(written(read)) == read
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_violation_or_a_letter(data: bytes) -> None:
     try:

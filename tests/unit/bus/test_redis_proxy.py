@@ -3,7 +3,7 @@
 import random
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.redis_proxy import Frames, RedisProxy
@@ -29,6 +29,7 @@ OTHERS = [
 SAID = st.lists(st.sampled_from([PUSHED, PUBLISHED, SHARDED, *OTHERS]))
 
 
+@settings(deadline=None)
 @given(SAID, st.lists(st.integers(0, 400)))
 def test_what_a_server_says_is_cut_into_its_answers(said: list[bytes], cuts: list[int]) -> None:
     stream, frames = b"".join(said), Frames()
@@ -37,6 +38,7 @@ def test_what_a_server_says_is_cut_into_its_answers(said: list[bytes], cuts: lis
     assert [frame for piece in pieces for frame in frames.split(piece)] == said
 
 
+@settings(deadline=None)
 @given(SAID)
 def test_only_published_messages_are_lost(said: list[bytes]) -> None:
     proxy = RedisProxy(1, random.Random(1), loss=1.0)

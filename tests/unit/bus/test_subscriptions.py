@@ -1,6 +1,6 @@
 """Which channels are subscribed to: only what changed is sent, and only the newest answer counts (BU3)."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constructure_sync.bus.subscriptions import Subscriptions
@@ -63,6 +63,7 @@ def test_a_new_connection_is_subscribed_to_everything_that_is_wanted() -> None:
     assert subscriptions.commands() == [(b"a", True), (b"c", True)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["want", "unwant", "send", "answer"]), st.sampled_from([b"a", b"b"]))))
 def test_BU3_what_counts_as_established_is_what_the_server_has(steps: list[tuple[str, bytes]]) -> None:
     subscriptions, on_the_way, subscribed = Subscriptions(), list[tuple[bytes, bool]](), set[bytes]()
