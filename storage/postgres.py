@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import ColumnElement, Select, case, event, func, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, NotSupportedError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -30,6 +30,8 @@ _CONNECT_SECONDS: Final = 5.0
 _RECYCLE_SECONDS: Final = 1800
 _SENT_AWAY: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "53300"})
 """The server ends, crashed, starts, ended an idle session, or takes no more connections."""
+
+_READ_ONLY: Final = "25006"
 
 _MENDABLE: Final = frozenset({"42P01", "42703", "42501"})
 """No such table or column, or no right to it: an operator who restores a backup or mends rights can make it come right."""
@@ -83,6 +85,12 @@ def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> As
         driver = entry.driver_connection
         if isinstance(driver, asyncpg.Connection) and driver.is_closed():
             raise DisconnectionError
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def leave_standby(context: ExceptionContext) -> None:
+        # After a failover these connections may lead to what is a standby now; new ones find the primary.
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+            context.is_disconnect = True
 
     return engine
 

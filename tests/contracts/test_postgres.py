@@ -239,6 +239,20 @@ async def test_connections_that_were_ended_meanwhile_are_replaced_unnoticed(
     ]
 
 
+async def test_connections_to_what_has_become_a_standby_are_left(postgres: Postgres, backend: SqlBackend) -> None:
+    document_id = await backend.document()
+    name = backend.url.rpartition("/")[2]
+    postgres.sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    await backend.reopen()
+    append = an_append(document_id, FIRST, 2, b"x")
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        await backend.log.append([append])
+    postgres.sql(
+        "SET default_transaction_read_only = off", f'ALTER DATABASE "{name}" RESET default_transaction_read_only'
+    )
+    assert list(await backend.log.append([append])) == [appended(document_id, 2, 2, FIRST_COMMIT)]
+
+
 async def test_R13_a_call_has_its_answer_in_time(postgres_url: str) -> None:
     database = PostgresDatabase(postgres_url, DatabaseOptions(time_limit=0.2))
     try:
