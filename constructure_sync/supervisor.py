@@ -93,6 +93,7 @@ class Supervisor:
         self._attending: set[asyncio.Task[Any]] = set()
         self._changing = asyncio.Lock()
         self._stopping = asyncio.Event()
+        self._news = asyncio.Event()
         self._roll_asked = asyncio.Event()
         self._is_clean = True
 
@@ -106,10 +107,9 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as keepers:
                 # The first alone: it brings the database to this version's schema.
-                await self._fill(0)
-                if await self._starts(self._workers[0]) or self._stopping.is_set():
-                    for number in range(1, self._count):
-                        await self._fill(number)
+                first = await self._fill(0)
+                if first is not None:
+                    await self._starts(first)
                 for number in range(self._count):
                     keepers.create_task(self._keep(number), name=f"worker {number}")
                 keepers.create_task(self._announce_all(), name="announcement")
@@ -117,7 +117,7 @@ class Supervisor:
             raise failures.exceptions[0] from None
         finally:
             rolling.cancel()
-            if self._living or self._attending:
+            if not self._stopping.is_set():
                 self.stop(signal.SIGTERM)
             while self._attending:
                 await asyncio.gather(rolling, *self._attending, return_exceptions=True)
@@ -129,6 +129,7 @@ class Supervisor:
         """Pass a signal on to every worker; whoever has not ended in time is killed."""
         if not self._stopping.is_set():
             self._stopping.set()
+            self._news.set()
             asyncio.get_running_loop().call_later(self._pace.stop, self._kill)
         for worker in self._living:
             worker.signal(number)
@@ -143,8 +144,9 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         deaths = 0
         while not self._stopping.is_set():
-            await self._fill(number)
-            worker = self._workers[number]
+            worker = await self._fill(number)
+            if worker is None:
+                break
             if not await self._starts(worker):
                 worker.signal(signal.SIGKILL)
             await worker.ended.wait()
@@ -170,15 +172,13 @@ class Supervisor:
             pass
 
     async def _announce_all(self) -> None:
-        for number in range(self._count):
-            while not self._stopping.is_set() and not await self._is_serving(number):
-                await self._pause(self._pace.first_delay)
-        if not self._stopping.is_set():
-            self._announce()
-
-    async def _is_serving(self, number: int) -> bool:
-        worker = self._workers.get(number)
-        return worker is not None and await self._starts(worker)
+        while not self._stopping.is_set():
+            workers = list(self._workers.values())
+            if len(workers) == self._count and all(worker.ready_at is not None for worker in workers):
+                self._announce()
+                return
+            self._news.clear()
+            await self._news.wait()
 
     async def _starts(self, worker: _Worker) -> bool:
         """Return whether the worker becomes ready in time."""
@@ -187,10 +187,12 @@ class Supervisor:
 
     # ------------------------------------------------------------------ one process
 
-    async def _fill(self, number: int) -> None:
+    async def _fill(self, number: int) -> _Worker | None:
+        """Return the worker of this number, started if need be; None when it is no longer to be started."""
         async with self._changing:
             if number not in self._workers and not self._stopping.is_set():
                 self._workers[number] = await self._spawn(number)
+            return self._workers.get(number)
 
     async def _spawn(self, number: int) -> _Worker:
         # To its end even if the caller is cancelled: nobody would know of the process.
@@ -227,6 +229,7 @@ class Supervisor:
                 if said == _READY and not worker.started.done():
                     worker.ready_at = _now()
                     worker.started.set_result(True)
+                    self._news.set()
                 else:
                     worker.words = said
         status = await worker.process.wait()

@@ -41,6 +41,7 @@ def main() -> None:
     line.sendall(b"ready")
     while said := line.recv(100):
         if said == b"retire\n":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             note("retiring")
             time.sleep(0.3)  # as long as it takes the parent, by far, to start another
             break
