@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from constructure_sync.settings import Settings, SettingsError, load_secret_key, load_settings
+from storage.database import DatabaseOptions
 
 SECRET = "s" * 32
 
@@ -116,3 +117,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="CONSTRUCTURE_DATA_DIR"):
         load_secret_key(Settings(data_dir=tmp_path / "file" / "data"))
+
+
+def test_the_database_is_used_as_the_settings_say() -> None:
+    settings = Settings(
+        database_timeout_seconds=7,
+        database_lock_seconds=2,
+        database_connections=30,
+        database_pooler=True,
+        database_accepts_unsafe_durability=True,
+    )
+    assert settings.database_options == DatabaseOptions(
+        time_limit=7, lock_limit=2, connections=30, is_pooled=True, accepts_unsafe_durability=True
+    )
