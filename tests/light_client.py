@@ -83,6 +83,10 @@ class LightClient:
         """When the line was lost that is not replaced yet; None while synced, and before the first sync."""
         return self._lost_at
 
+    def is_on(self, port: int) -> bool:
+        """Whether the client is synced through this loopback port."""
+        return self.is_synced and f":{port}/" in self.url
+
     def acknowledged_keys(self) -> list[str]:
         """Return the keys of the edits for which there was a receipt."""
         return [f"{self.name}.{number}" for number in range(1, self.acknowledged + 1)]

@@ -1,13 +1,18 @@
 """Restore an older copy of the database under running instances: what any instance or client held is in the log again (R9).
 
 Some clients leave before a restore and stay away until the end: what they wrote is then held by the rooms of the instances only.
+Every other time one instance is alone with the restored log until that is longer than the lost one was; the others have saved
+what it never heard of, and Seqs alone would not tell them that it is gone.
 """
 
 import argparse
 import asyncio
+import contextlib
+import os
 import random
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +28,8 @@ CATCH_UP_SECONDS: Final = 60.0
 INSTANCES: Final = 3
 PER_COURSE: Final = 2 * INSTANCES
 EDITS_PER_CLIENT: Final = 3.0  # a second
+OVERTAKING_EDITS: Final = 300.0  # a second
+UNHEARD_SECONDS: Final = 0.7
 LEAVING_EDITS: Final = 30.0  # a second, of those who leave
 SETTINGS: Final = {"room_idle_seconds": "600", "segment_bytes": "16384"}
 
@@ -32,12 +39,13 @@ Edits = dict[str, set[str]]
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """One restore.
+    """One restore. is_overtaken: the restored log was longer than the lost one when the other instances saw it.
 
     taken_back: edits with a receipt that the restored copy does not hold. held_alone: how many of them were made by clients that
     had left. seconds: from the restored database's start until all of them were seen in the log again.
     """
 
+    is_overtaken: bool
     taken_back: int
     held_alone: int
     seconds: float
@@ -56,9 +64,9 @@ async def suffer_restores(folder: Path, *, restores: int, courses: int, writing:
         try:
             async with run.crowd.connected():
                 async with run.crowd.writing(EDITS_PER_CLIENT * len(run.crowd.clients)):
-                    for course in world.courses[courses:]:
+                    for number, course in enumerate(world.courses[courses:]):
                         await run.copy()
-                        await run.restore(course)
+                        await run.restore(course, is_overtaken=number % 2 == 0)
                     await run.crowd.caught_up(CATCH_UP_SECONDS)
                 faults = ["a restore took nothing back"] if not all(each.held_alone for each in run.done) else []
                 verdict = await judge(run.crowd, world.cluster.database_url, CATCH_UP_SECONDS, faults=faults)
@@ -88,7 +96,7 @@ class _Restores:
         self.copies.append((copy, self._acknowledged()))
         await asyncio.to_thread(self._world.postgres.start)
 
-    async def restore(self, course: Course) -> None:
+    async def restore(self, course: Course, *, is_overtaken: bool) -> None:
         """Have edits made, and a course left; then put one of the newest copies in the database's place; wait for what it lacks."""
         leaving = gather_crowd([course], INSTANCES, self._around, self._randomness)
         async with leaving.connected():
@@ -98,15 +106,51 @@ class _Restores:
         self._left.append(leaving)
         await self.crowd.caught_up(CATCH_UP_SECONDS)
         copy, held = self._randomness.choice(self.copies[-2:])
-        await asyncio.to_thread(self._world.postgres.kill)
-        acknowledged = self._acknowledged()
-        await asyncio.to_thread(self._world.postgres.take_data, copy)
-        await asyncio.to_thread(self._world.postgres.start)
-        started = time.monotonic()
+        async with self._alone() if is_overtaken else contextlib.nullcontext():
+            lost_heads = self._heads()
+            await asyncio.to_thread(self._world.postgres.kill)
+            acknowledged = self._acknowledged()
+            await asyncio.to_thread(self._world.postgres.take_data, copy)
+            await asyncio.to_thread(self._world.postgres.start)
+            started = time.monotonic()
+            if is_overtaken:
+                await self._overtake(lost_heads)
         await self._until_in_log(acknowledged)
         gone = {each: edits - held.get(each, set()) for each, edits in acknowledged.items()}
         alone = sum(len(gone[each.id]) for crowd in self._left for each in crowd.groups)
-        self.done.append(Restore(sum(map(len, gone.values())), alone, time.monotonic() - started))
+        self.done.append(Restore(is_overtaken, sum(map(len, gone.values())), alone, time.monotonic() - started))
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have the first instance run alone, and not hear what the others have saved last."""
+        _, *others = self._world.cluster.instances
+        await asyncio.to_thread(self._world.valkey.pause)
+        await asyncio.sleep(UNHEARD_SECONDS)
+        for instance in others:
+            os.kill(instance.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._world.valkey.restart)
+            for instance in others:
+                os.kill(instance.pid, signal.SIGCONT)
+
+    async def _overtake(self, lost: dict[str, int]) -> None:
+        """Have the clients of the first instance write until the log of every course is longer than it was."""
+        port = self._world.cluster.ports[0]
+        clients = [client for client in self.crowd.clients if client.is_on(port)]
+        courses = [course.id for course in self.crowd.groups]
+        async with self.crowd.writing(OVERTAKING_EDITS, clients), asyncio.timeout(CATCH_UP_SECONDS):
+            while True:
+                heads = await asyncio.to_thread(self._heads)
+                if all(heads[course] > lost[course] for course in courses):
+                    return
+                await asyncio.sleep(0.1)
+
+    def _heads(self) -> dict[str, int]:
+        """Return the head of every document's log, by the id of its course."""
+        rows = self._world.postgres.sql("SELECT course_id, head_seq FROM documents")
+        return {course: int(head) for course, _, head in (row.partition("|") for row in rows)}
 
     def _acknowledged(self) -> Edits:
         edits = self.crowd.acknowledged_edits()
@@ -152,8 +196,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     for each in report.restores:
         print(
-            f"restore                      took back {each.taken_back} acknowledged edits, {each.held_alone} of them held by "
-            f"instances alone; in the log again after {each.seconds:.2f} s"
+            f"restore{', overtaken' if each.is_overtaken else '':21} took back {each.taken_back} acknowledged edits, "
+            f"{each.held_alone} held by instances alone; in the log again after {each.seconds:.2f} s"
         )
     report.verdict.print()
     return 0 if report.verdict.holds else 1
