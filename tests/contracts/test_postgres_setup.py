@@ -31,6 +31,7 @@ async def test_R1_a_commit_is_on_disk_whatever_the_role_has_set(
         await database.close()
 
 
+@pytest.mark.usefixtures("postgres")  # which is skipped where there is none
 async def test_R1_a_server_that_loses_commits_stops_the_start_unless_it_is_accepted() -> None:
     with Postgres({"fsync": "off", "full_page_writes": "off"}) as careless:
         with pytest.raises(StorageError, match=r"fsync=off, full_page_writes=off.*ACCEPTS_UNSAFE_DURABILITY"):
