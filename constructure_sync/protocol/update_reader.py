@@ -49,6 +49,11 @@ class UpdateLimits:
 
 DEFAULT_LIMITS = UpdateLimits()
 
+STORED_LIMITS = UpdateLimits(
+    max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32, max_depth=2**14, max_any_depth=64
+)
+"""For bytes that were taken already, and may have grown by joining. Only plain nesting stays limited."""
+
 
 class Struct(NamedTuple):
     """One struct of an update: which clocks it takes, where its bytes lie, what it refers to.

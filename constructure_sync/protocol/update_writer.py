@@ -27,11 +27,11 @@ from constructure_sync.protocol.update_reader import (
     HAS_RIGHT_ORIGIN,
     REFERENCE,
     SKIP,
+    STORED_LIMITS,
     STRING,
     TYPE,
     ParsedUpdate,
     Struct,
-    UpdateLimits,
     read_update,
     skip_any,
 )
@@ -40,11 +40,6 @@ __all__ = ["EMPTY_UPDATE", "Summary", "collect_garbage", "delete_set_update", "j
 
 _COLLECTED = frozenset((BINARY, STRING, EMBED, FORMAT, TYPE, ANY, DOC))
 """Content that a deleted item loses."""
-
-_NO_LIMITS = UpdateLimits(
-    max_structs=2**32, max_clients=2**32, max_delete_ranges=2**32, max_subdocs=2**32, max_depth=2**14, max_any_depth=64
-)
-"""For bytes that were taken already, and may have grown by joining. Only plain nesting stays limited."""
 
 
 def join_updates(updates: Sequence[bytes]) -> list[bytes]:
@@ -56,7 +51,7 @@ def join_updates(updates: Sequence[bytes]) -> list[bytes]:
     joined: list[bytes] = []
     gathered = _Gathered()
     for update in updates:
-        parsed = read_update(update, _NO_LIMITS)
+        parsed = read_update(update, STORED_LIMITS)
         if not gathered.takes(parsed):
             joined.append(gathered.write())
             gathered = _Gathered()
@@ -72,8 +67,8 @@ def split_update(update: bytes, known_before: Known, max_bytes: int) -> list[byt
 
     Each piece is closed when those before it are known; deletes come last.
     """
-    parsed = read_update(update, _NO_LIMITS)
-    closing = Closing(known_before.clocks, known_before.nesting, parsed, _NO_LIMITS)
+    parsed = read_update(update, STORED_LIMITS)
+    closing = Closing(known_before.clocks, known_before.nesting, parsed, STORED_LIMITS)
     structs = dict(parsed.sections)
     pieces = [write_update(piece, ()) for piece in _struct_pieces(parsed.data, structs, closing, max_bytes)]
     deletes = closing.clip(known_before.deletes)[0]
@@ -88,7 +83,7 @@ def collect_garbage(update: bytes, deletes: IdRanges) -> bytes:
     more. An item deleted in part is split; it stays as it is where that would take more bytes or part a surrogate pair.
     The delete set stays.
     """
-    parsed = read_update(update, _NO_LIMITS)
+    parsed = read_update(update, STORED_LIMITS)
     below = below_deleted(parsed, deletes)
     pieces = []
     for client, structs in parsed.sections:
@@ -262,7 +257,7 @@ def _split_body(data: bytes, struct: Struct, edges: Sequence[int]) -> list[bytes
     position = read_var_uint(data, struct.content)[1]
     places = [position]
     for _ in range(struct.clock, struct.end):
-        position = skip_any(data, position, _NO_LIMITS.max_any_depth)
+        position = skip_any(data, position, STORED_LIMITS.max_any_depth)
         places.append(position)
     return [
         write_var_uint(end - start) + data[places[start - struct.clock] : places[end - struct.clock]]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import Reader
-from constructure_sync.protocol.update_reader import UpdateLimits
+from constructure_sync.protocol.update_reader import STORED_LIMITS, UpdateLimits
 from constructure_sync.protocol.update_writer import join_updates, split_update
 from constructure_sync.replica.jobs import CompactionMismatch
 
@@ -41,7 +41,7 @@ def take_in(stored: Sequence[bytes], updates: Sequence[bytes], piece_bytes: int)
     """
     before = Known()
     for update in stored:
-        before.add(before.close(update))
+        before.add(before.close(update, STORED_LIMITS))
     after = before.copy()
     taken, left_out = close_all(after, updates)
     pieces: list[bytes] = []

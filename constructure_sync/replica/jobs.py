@@ -9,7 +9,7 @@ from constructure_sync.errors import ConstructureError
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.id_ranges import Range
 from constructure_sync.protocol.known import Known
-from constructure_sync.protocol.update_reader import DELETED, read_update
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, DELETED, STORED_LIMITS, UpdateLimits, read_update
 from constructure_sync.protocol.update_writer import collect_garbage, join_updates, split_update
 from constructure_sync.replica.pool import Panic
 
@@ -29,9 +29,9 @@ class FoldedPiece(NamedTuple):
     has_deletes: bool
 
 
-def close_update(known: Known, update: bytes) -> ClosedPart:
+def close_update(known: Known, update: bytes, limits: UpdateLimits = DEFAULT_LIMITS) -> ClosedPart:
     """Return the closed part of a large update. Raises ProtocolViolation."""
-    return known.close(update)
+    return known.close(update, limits)
 
 
 def fold(updates: Sequence[bytes], segment_bytes: int) -> list[FoldedPiece]:
@@ -54,7 +54,7 @@ def fold(updates: Sequence[bytes], segment_bytes: int) -> list[FoldedPiece]:
 
 
 def _folded(update: bytes) -> FoldedPiece:
-    parsed = read_update(update)
+    parsed = read_update(update, STORED_LIMITS)
     ranges = tuple((section.client, section.structs[0].clock, section.structs[-1].end) for section in parsed.sections)
     # Structs that came deleted delete too, in a client that still has their content.
     implied = any(struct.kind <= DELETED for section in parsed.sections for struct in section.structs)
@@ -69,7 +69,7 @@ def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: 
     parts = []
     for update in updates:
         # After a repair a stored update may wait for what was taken out: clients are sent what integrates.
-        parts.append(known.close(update))
+        parts.append(known.close(update, STORED_LIMITS))
         known.add(parts[-1])
     return known, fold([part.update for part in parts], segment_bytes)
 
@@ -142,7 +142,7 @@ def _take(known: Known, updates: Sequence[bytes]) -> list[ClosedPart]:
     """Know the updates, too; return them as closed parts."""
     parts: list[ClosedPart] = []
     for update in updates:
-        part = known.close(update)
+        part = known.close(update, STORED_LIMITS)
         if part.missing:  # after a repair: what waits for the rest must not be dropped
             raise CompactionMismatch("the history is not closed")
         known.add(part)
@@ -158,7 +158,7 @@ def _collected(updates: Sequence[bytes], known: Known, whole: Known, segment_byt
     pieces: list[tuple[bytes, bytes]] = []
     for joined in join_updates(updates):
         for piece in split_update(collect_garbage(joined, whole.deletes), known, segment_bytes):
-            part = known.close(piece)
+            part = known.close(piece, STORED_LIMITS)
             if part.missing:
                 raise CompactionMismatch("a piece is not closed")
             known.add(part)

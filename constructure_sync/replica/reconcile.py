@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.update_reader import STORED_LIMITS
 
 
 class Reconciled(NamedTuple):
@@ -22,14 +23,14 @@ def reconcile(known: Known, history: Sequence[bytes], stored: Sequence[bytes]) -
     theirs: list[ClosedPart] = []
     logged = Known()
     for update in stored:
-        part = known.close(update)
+        part = known.close(update, STORED_LIMITS)
         if not part.is_empty:
             theirs.append(part)
             known.add(part)
-        logged.add(logged.close(update))
+        logged.add(logged.close(update, STORED_LIMITS))
     ours: list[tuple[int, ClosedPart]] = []
     for index, update in enumerate(history):
-        part = logged.close(update)
+        part = logged.close(update, STORED_LIMITS)
         if not part.is_empty:
             ours.append((index, part))
             logged.add(part)

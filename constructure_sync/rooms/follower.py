@@ -13,6 +13,7 @@ from constructure_sync.errors import ProtocolViolation
 from constructure_sync.observability import LOG_READS, LOGS_HEALED, get_logger
 from constructure_sync.persistence.export import stored_updates
 from constructure_sync.protocol.known import ClosedPart
+from constructure_sync.protocol.update_reader import STORED_LIMITS
 from constructure_sync.replica.jobs import close_update
 from constructure_sync.replica.pool import WorkerFailed
 from constructure_sync.replica.reconcile import Reconciled, reconcile
@@ -94,7 +95,7 @@ class Follower:
         """Take others' updates; False when they do not fit what the room has, which only another log explains."""
         for update in updates:
             try:
-                part = self._room.history.known.close(update)
+                part = self._room.history.known.close(update, STORED_LIMITS)
             except ProtocolViolation as violation:
                 return self._does_not_fit(violation.reason)
             if not self._take_part(part):
@@ -139,7 +140,7 @@ class Follower:
                 continue
             try:
                 part = await self._services.workers.run(
-                    close_update, room.history.known.copy(), update, timeout=room.limits.worker_timeout
+                    close_update, room.history.known.copy(), update, STORED_LIMITS, timeout=room.limits.worker_timeout
                 )
             except ProtocolViolation as violation:
                 return self._does_not_fit(violation.reason)

@@ -14,6 +14,7 @@ from constructure_sync.observability import CONNECTIONS_BEHIND, ROOMS, ROOMS_LOA
 from constructure_sync.persistence.compactor import Compactor, decode_pieces
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.closes import RESTART
+from constructure_sync.protocol.update_reader import STORED_LIMITS
 from constructure_sync.replica.jobs import FoldedPiece, replay
 from constructure_sync.rooms.connection import SWEEPS_PER_KEEPALIVE, Connection, Member
 from constructure_sync.rooms.history import History
@@ -151,7 +152,7 @@ class Rooms:
         for piece in folded:
             history.load_segment(piece.update, piece.ranges, piece.has_deletes)
         for payload in [] if is_long else payloads:
-            history.append(history.known.close(payload), origin=0, user_id=None, taken_at=0.0)
+            history.append(history.known.close(payload, STORED_LIMITS), origin=0, user_id=None, taken_at=0.0)
         history.mark_saved(history.head)
         return history
 
