@@ -14,10 +14,10 @@ RUNTIME_READY := $(VENV)/.runtime-installed
 DEV_READY := $(VENV)/.dev-installed
 NODE_READY := $(NODE_DIR)/node_modules/.installed
 
-.PHONY: help serve test check faults lock
+.PHONY: help serve test check faults bench bench-smoke lock
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 serve: $(RUNTIME_READY) ## install what is needed, then serve on http://127.0.0.1:8000
 	@exec $(BIN)/constructure-sync serve $(ARGS)
@@ -34,6 +34,12 @@ check: $(DEV_READY) ## format, lint, types, import contracts, unit tests
 
 faults: $(DEV_READY) $(NODE_READY) ## the long runs: kills, power cuts, schedules, mutations; ARGS="--help" lists the counts
 	$(BIN)/python -m tests.faults $(ARGS)
+
+bench: $(DEV_READY) ## measure under load, on a machine that does nothing else; ARGS="--help" lists what
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-smoke: $(DEV_READY) ## a minute that shows that the benchmarks run and end right
+	$(BIN)/python -m benchmarks --smoke $(ARGS)
 
 lock: $(DEV_READY) ## resolve requirements/*.txt and the Node lock anew
 	$(PIP) install --upgrade uv

@@ -1,0 +1,67 @@
+"""Measure: `python -m benchmarks [NAME …] [--smoke] [--runs N] [--json FILE]`.
+
+Each name is a module of `workloads`; without one all are measured, one after the other.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from benchmarks.figures import Case, as_json, machine, measure
+from benchmarks.knobs import FULL, SMOKE, Knobs
+from benchmarks.servers import allow_many_sockets, unpin
+
+WORKLOADS: Final = {
+    "idle": "memory of connections that do nothing",
+    "rooms": "memory of open courses",
+    "steady": "delay and cost of deliveries at a fixed rate of edits",
+    "saturation": "deliveries a second of one core",
+    "receipts": "delay until an edit is known to be on disk",
+    "instances": "delay and cost of an edit on another instance",
+    "opening": "time and memory to open a course with a history",
+}
+
+
+class Workload(Protocol):
+    """What a module of `workloads` offers."""
+
+    def cases(self, knobs: Knobs) -> Sequence[Case]:
+        """Return what is measured, in order."""
+        ...
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure what the command line names, and print it."""
+    names = "\n".join(f"  {name:<12} {what}" for name, what in WORKLOADS.items())
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description=f"{__doc__}\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, []], help="one of the above")
+    parser.add_argument("--smoke", action="store_true", help="a minute that shows that everything runs and is right")
+    parser.add_argument("--runs", type=int, help="of each case; their median counts")
+    parser.add_argument("--json", type=Path, help="also append every run to this file, a line for each case")
+    arguments = parser.parse_args(words)
+    knobs = SMOKE if arguments.smoke else FULL
+    if arguments.runs:
+        knobs = replace(knobs, runs=arguments.runs)
+    allow_many_sockets()
+    print(machine(), flush=True)
+    for name in arguments.names or WORKLOADS:
+        workload = cast(Workload, importlib.import_module(f"benchmarks.workloads.{name}"))
+        print(f"\n== {name}: {WORKLOADS[name]}", flush=True)
+        for case in workload.cases(knobs):
+            unpin()
+            outcome = measure(case, knobs.runs)
+            print("\n".join(outcome.lines()), flush=True)
+            if arguments.json:
+                with arguments.json.open("a") as file:
+                    file.write(as_json(outcome) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

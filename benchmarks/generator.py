@@ -1,0 +1,238 @@
+"""The load: clients on plain sockets in one thread, and when each edit left and arrived.
+
+What a client receives is kept as it came and read after the run; during it only marks are looked for. Observers know which edits
+arrived and when; the others count them.
+"""
+
+import random
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from benchmarks.edits import MARK, MARK_BYTES, PREFIX, Author
+from benchmarks.wire import (
+    ASK_EVERYTHING,
+    BINARY,
+    CLOSE,
+    NOTHING_TO_OFFER,
+    PING,
+    PONG,
+    RECEIPT,
+    STEP2,
+    Frames,
+    LoadFailed,
+    client_frame,
+    open_socket,
+    read_var_uint,
+    sync_payload,
+    update_frame,
+)
+
+READ_BYTES: Final = 262_144
+SETTLE_SECONDS: Final = 60.0
+
+
+class Client:
+    """One socket in one room. received: all bytes since the opening; made: own updates; arrived: edits counted.
+
+    receipts: seconds from each edit to its receipt, where `wants_receipts`.
+    """
+
+    __slots__ = (
+        "_carry",
+        "_frames",
+        "_line",
+        "_writes",
+        "arrived",
+        "author",
+        "fd",
+        "is_observer",
+        "made",
+        "receipts",
+        "received",
+        "room",
+        "waiting",
+        "wants_receipts",
+    )
+
+    def __init__(self, url: str, room: int, client_id: int, *, is_observer: bool, wants_receipts: bool) -> None:
+        self.room = room
+        self.author = Author(client_id)
+        self.is_observer = is_observer
+        self.wants_receipts = wants_receipts
+        self.received: list[bytes] = []
+        self.made: list[bytes] = []
+        self.arrived = 0
+        self.receipts: list[float] = []
+        self.waiting: deque[tuple[int, float]] = deque()
+        self._carry = b""
+        self._frames = Frames()
+        self._line, rest = open_socket(url)
+        self.fd = self._line.fileno()
+        self._writes = 1  # the empty answer to the server's question
+        self._join(rest)
+
+    def _join(self, data: bytes) -> None:
+        """Ask for everything, answer the server's question, and return when the client is synced."""
+        self._line.sendall(client_frame(ASK_EVERYTHING) + client_frame(NOTHING_TO_OFFER))
+        while True:
+            self.received.append(data)
+            for opcode, payload in self._frames.feed(data):
+                if opcode == CLOSE:
+                    raise LoadFailed(f"the server closed the socket: {payload!r}")
+                sync = sync_payload(payload) if opcode == BINARY else None
+                if sync is not None and sync[0] == STEP2:
+                    self._line.setblocking(False)
+                    return
+            data = self._line.recv(READ_BYTES)
+            if not data:
+                raise LoadFailed("the server closed the line")
+
+    def send(self, update: bytes, now: float) -> None:
+        """Send an update. LoadFailed: the socket is full, as it only is when the server reads nothing."""
+        self.made.append(update)
+        frame = update_frame(update)
+        if self.wants_receipts:
+            self._writes += 1
+            self.waiting.append((self._writes, now))
+        if self._line.send(frame) != len(frame):
+            raise LoadFailed("the server reads too slowly")
+
+    def convey(self, update: bytes) -> None:
+        """Send an update of any size, waiting as long as it takes."""
+        self.made.append(update)
+        self._writes += 1
+        self._line.settimeout(SETTLE_SECONDS)
+        self._line.sendall(update_frame(update))
+        self._line.setblocking(False)
+
+    def read(self) -> bytes:
+        """Return what is there to read. LoadFailed: the server has closed the line."""
+        try:
+            data = self._line.recv(READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise LoadFailed("the server closed a line under load")
+        self.received.append(data)
+        return data
+
+    def count(self, data: bytes) -> None:
+        """Count the edits in what was read."""
+        data = self._carry + data
+        self.arrived += data.count(PREFIX)
+        self._carry = data[1 - len(PREFIX) :]
+
+    def marks(self, data: bytes) -> list[bytes]:
+        """Return the numbers of the edits in what was read."""
+        data = self._carry + data
+        found = MARK.findall(data)
+        self.arrived += len(found)
+        last = data.rfind(PREFIX)
+        self._carry = data[last:] if last >= 0 and len(data) - last < MARK_BYTES else data[1 - len(PREFIX) :]
+        return found
+
+    def take_control(self, data: bytes, now: float) -> None:
+        """Read frame by frame, for receipts and pings."""
+        for opcode, payload in self._frames.feed(data):
+            if opcode == BINARY and payload[0] == RECEIPT:
+                number = read_var_uint(payload, 1)[0]
+                while self.waiting and self.waiting[0][0] <= number:
+                    self.receipts.append(now - self.waiting.popleft()[1])
+            elif opcode == PING:
+                self._line.send(client_frame(payload, PONG))
+
+    def close(self) -> None:
+        """End the line without a word."""
+        self._line.close()
+
+
+class Generator:
+    """Clients, and the edits they make. sent_at, sent_by: by the number of the edit. latencies: of what observers received."""
+
+    def __init__(self, randomness: random.Random) -> None:
+        self.clients: list[Client] = []
+        self.sent_at: list[float] = []
+        self.sent_by: list[Client] = []
+        self.latencies: list[float] = []
+        self.on_arrival: Callable[[Client, int], None] | None = None
+        self._randomness = randomness
+        self._by_fd: dict[int, Client] = {}
+        self._poll = select.epoll()
+
+    def __enter__(self) -> "Generator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.close()
+        self._poll.close()
+
+    def join(self, url: str, room: int, *, is_observer: bool = True, wants_receipts: bool = False) -> Client:
+        """Connect one more client and return it synced."""
+        client_id = self._randomness.getrandbits(32)
+        client = Client(url, room, client_id, is_observer=is_observer, wants_receipts=wants_receipts)
+        self.clients.append(client)
+        self._by_fd[client.fd] = client
+        self._poll.register(client.fd, select.EPOLLIN)
+        return client
+
+    def edit(self, client: Client) -> None:
+        """Have a client make its next edit."""
+        update = client.author.edit(len(self.sent_at))
+        now = time.perf_counter()
+        self.sent_at.append(now)
+        self.sent_by.append(client)
+        client.send(update, now)
+
+    def poll(self, seconds: float) -> None:
+        """Read what arrives, waiting so long for the first of it."""
+        by_fd, clock, sent_at = self._by_fd, time.perf_counter, self.sent_at
+        for fd, _ in self._poll.poll(seconds):
+            client = by_fd[fd]
+            data = client.read()
+            if client.wants_receipts:
+                client.take_control(data, clock())
+            if not client.is_observer:
+                client.count(data)
+                continue
+            now = clock()
+            for number in map(int, client.marks(data)):
+                self.latencies.append(now - sent_at[number])
+                if self.on_arrival is not None:
+                    self.on_arrival(client, number)
+
+    def steadily(self, writers: Sequence[Client], per_second: float, seconds: float) -> None:
+        """Have writers edit in turn, at random moments, so many times a second in all."""
+        now = time.perf_counter()
+        end, due, turn = now + seconds, now, 0
+        while now < end:
+            while due <= now:
+                self.edit(writers[turn % len(writers)])
+                turn += 1
+                due += self._randomness.expovariate(per_second)
+            self.poll(max(0.0, min(due, end) - time.perf_counter()))
+            now = time.perf_counter()
+
+    def settle(self) -> None:
+        """Read until every client has all edits that others made in its room, and its receipts. LoadFailed: it takes too long."""
+        made: dict[int, int] = {}
+        own: dict[int, int] = {}
+        for client in self.sent_by:
+            made[client.room] = made.get(client.room, 0) + 1
+            own[client.fd] = own.get(client.fd, 0) + 1
+        waiting = self.clients
+        deadline = time.perf_counter() + SETTLE_SECONDS
+        while True:
+            waiting = [
+                client
+                for client in waiting
+                if client.waiting or client.arrived < made.get(client.room, 0) - own.get(client.fd, 0)
+            ]
+            if not waiting:
+                return
+            if time.perf_counter() > deadline:
+                raise LoadFailed(f"{len(waiting)} clients did not get everything within {SETTLE_SECONDS:.0f} s")
+            self.poll(0.05)

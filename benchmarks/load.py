@@ -1,0 +1,69 @@
+"""One spell of load on a target: who joins, what is measured meanwhile, and the check at the end."""
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks.figures import GENERATOR, Figures
+from benchmarks.generator import Client, Generator
+from benchmarks.servers import Target, cpu_seconds, rest
+from tests.server_process import ServerProcess
+
+SEED: Final = 1
+
+
+def new_generator() -> Generator:
+    """Return a generator; each makes the same random choices."""
+    return Generator(random.Random(SEED))
+
+
+def fill_rooms(
+    generator: Generator, target: Target, rooms: int, clients: int, *, instance: int = 0, wants_receipts: bool = False
+) -> list[Client]:
+    """Have so many clients join each of the first rooms."""
+    return [
+        generator.join(target.url(room, instance), room, wants_receipts=wants_receipts)
+        for room in range(rooms)
+        for _ in range(clients)
+    ]
+
+
+def warm_up(generator: Generator, writers: Sequence[Client], per_second: float, seconds: float, target: Target) -> None:
+    """Edit for a while, and wait until everybody has everything and the servers are at rest."""
+    generator.steadily(writers, per_second, seconds)
+    generator.settle()
+    rest(*target.instances)
+    generator.latencies.clear()
+    for client in generator.clients:
+        client.receipts.clear()
+
+
+class Meter:
+    """What a spell costs: processor time of servers and of the generator, from `start` on."""
+
+    def __init__(self, *servers: ServerProcess) -> None:
+        self._servers = servers
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._used = [cpu_seconds(server) for server in self._servers]
+        self._own, self._wall = time.process_time(), time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self._wall
+
+    def stop(self) -> tuple[Sequence[float], float, Figures]:
+        """Return the processor seconds of each serving process, the seconds that went by, and shares of a core as figures."""
+        now = [cpu_seconds(server) for server in self._servers]
+        seconds = self.elapsed()
+        used = [serving - before for (serving, _), (before, _) in zip(now, self._used, strict=True)]
+        workers = sum(after - before for (_, after), (_, before) in zip(now, self._used, strict=True))
+        shares = {
+            "server CPU %": used[0],
+            "worker processes CPU %": workers,
+            GENERATOR: time.process_time() - self._own,
+        }
+        return used, seconds, {name: 100 * share / seconds for name, share in shares.items()}

@@ -1,0 +1,1 @@
+"""One module for each question; each offers `cases(knobs)`."""
