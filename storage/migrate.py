@@ -5,6 +5,7 @@ A database that a newer release has migrated is left alone: releases change the 
 """
 
 import asyncio
+from functools import cache
 from typing import Final
 
 from alembic import command
@@ -47,18 +48,29 @@ async def check_schema(database: SqlDatabase) -> None:
 def alembic_config(connection: Connection) -> Config:
     """Alembic's settings for this package; nothing is read from a file."""
     config = Config()
-    config.set_main_option("script_location", "storage:migrations")
-    config.set_main_option("path_separator", "os")
+    _set_place(config)
     config.attributes["connection"] = connection
     return config
+
+
+def _set_place(config: Config) -> None:
+    config.set_main_option("script_location", "storage:migrations")
+    config.set_main_option("path_separator", "os")
 
 
 def _is_behind(connection: Connection) -> bool:
     """Whether a step of this version is missing; what is not one of our steps is of a newer version."""
     found = MigrationContext.configure(connection).get_current_revision()
-    steps = ScriptDirectory.from_config(alembic_config(connection))
-    older = {step.revision for step in steps.walk_revisions()} - {steps.get_current_head()}
-    return found is None or found in older
+    return found is None or found in _older_steps()
+
+
+@cache
+def _older_steps() -> frozenset[str]:
+    """All steps of this version but the last. Read once: they are files, and a server asks again and again."""
+    config = Config()
+    _set_place(config)
+    steps = ScriptDirectory.from_config(config)
+    return frozenset(step.revision for step in steps.walk_revisions()) - {steps.get_current_head() or ""}
 
 
 def _upgrade(connection: Connection) -> None:
