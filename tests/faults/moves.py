@@ -161,7 +161,9 @@ async def _export(database_url: str, course: str, file: Path) -> None:
     """Write what the log holds, as an operator does."""
     command = [sys.executable, "-m", "constructure_sync.cli", "export", course, "--output", str(file)]
     environment = {"CONSTRUCTURE_DATABASE_URL": database_url, "CONSTRUCTURE_SECRET_KEY": "x" * 32}
-    process = await asyncio.create_subprocess_exec(*command, cwd=REPOSITORY, env=os.environ | environment)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=REPOSITORY, env=os.environ | environment, stdout=asyncio.subprocess.DEVNULL
+    )
     async with asyncio.timeout(EXPORT_SECONDS):
         if await process.wait():
             raise DriverError("the log cannot be exported")
