@@ -66,7 +66,7 @@ class Instance:
         self.machine = machine
         self.id: InstanceId = randomness.getrandbits(53)
         self.workers = SimulatedWorkers(randomness)
-        self.workers.delay = randomness.choice((0.05, 0.05, 1.0, 5.0))
+        self.compacting = SimulatedWorkers(randomness, randomness.choice((0.05, 2.0, 10.0)))
         log = SimulatedLog(disk.log, machine.weather, randomness, watcher, self.id)
         core_loop = cast(asyncio.AbstractEventLoop, self.loop)
         self.log_writer = LogWriter(log, limits.commits, core_loop, randomness)
@@ -85,7 +85,7 @@ class Instance:
         )
         self.compactor = Compactor(
             SimulatedLog(disk.log, machine.weather, randomness, watcher, (self.id, "compactor")),
-            self.workers,
+            self.compacting,
             limits.compaction,
             lambda: loop.time() + machine.clock_ahead,
         )

@@ -174,12 +174,13 @@ class Ledger:
         """An instance is being told what became of its appends; the log may have been set back since."""
         for append, result in zip(batch, results, strict=True):
             if isinstance(result, Appended):
-                self.heard(reader, append.document_id, append.commit)
+                is_there = append.commit in self.books[append.document_id].commits
+                self._heard[reader, append.document_id] = self.epoch if is_there else -1
 
     def heard(self, reader: object, document_id: DocumentId, commit: CommitId) -> None:
-        """An instance hears of a commit, which may be gone again."""
-        is_there = commit in self.books[document_id].commits
-        self._heard[reader, document_id] = self.epoch if is_there else -1
+        """An instance hears on the bus of a commit, which may be gone again. One that is there tells it nothing of the others."""
+        if commit not in self.books[document_id].commits:
+            self._heard[reader, document_id] = -1
 
     def read(self, reader: object, document_id: DocumentId, epoch: int) -> None:
         """An instance has read the log, in this epoch."""

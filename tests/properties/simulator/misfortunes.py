@@ -7,7 +7,7 @@ from tests.properties.simulator.instance import Instance
 from tests.properties.simulator.storage import Weather
 from tests.properties.simulator.world import World
 
-_MOST_BACKWARD = 3
+_MOST_BACKWARD = 4
 
 
 class Misfortunes:
@@ -16,6 +16,7 @@ class Misfortunes:
     def __init__(self, world: World) -> None:
         self.world = world
         self._random = world.random
+        self._is_over = False
         self._actions: list[tuple[float, Callable[[], None]]] = [
             (40, self._edit),
             (6, self._type_fast),
@@ -46,7 +47,7 @@ class Misfortunes:
                 (1, self._blink),
             ]
         if world.may_be_set_back:
-            self._actions += [(1, world.ledger.back_up), (4, self._set_back)]
+            self._actions += [(1, world.ledger.back_up), (6, self._set_back)]
         # Each schedule has a mood of its own: what is rare in one is common in another.
         self._weights = [weight * self._random.choice((0.2, 1.0, 1.0, 5.0)) for weight, _ in self._actions]
         if self._random.random() < 0.3:
@@ -59,12 +60,13 @@ class Misfortunes:
 
     def end(self) -> None:
         """Put everything right again but a deaf bus: there the look at the logs' heads has to do."""
+        self._is_over = True
         self.world.may_be_set_back = False
         for number in range(len(self.world.instances)):
             self.world.restart(number)
         for instance in self.world.instances:
             self._clear_up_at(instance)
-            instance.workers.failures = 0
+            instance.workers.failures = instance.compacting.failures = 0
             self._reach_the_bus(instance)
         self._calm_the_bus()
 
@@ -184,21 +186,34 @@ class Misfortunes:
                 instance.loop.call_later(self._random.choice((0.0, 0.0, 0.5, 2.0)), instance.compact, document_id)
 
     def _set_back(self) -> None:
-        """The database is lost, and another takes its place that lacks the newest commits; perhaps just while it is compacted."""
-        if self.world.ledger.epoch >= _MOST_BACKWARD:
+        """The database is lost, and another takes its place that lacks the newest commits; perhaps more is lost with it.
+
+        Everyone is just writing, and goes on.
+        """
+        world, chance = self.world, self._random.random
+        if world.ledger.epoch >= _MOST_BACKWARD:
             return
-        if self._random.random() < 0.5:
-            self.world.set_back()
-        else:
-            self._compact()
-            self.world.loop.call_later(self._random.uniform(0.0, 0.2), self.world.set_back)
-        if self._random.random() < 0.5:
+        if chance() < 0.5:
+            world.hub.loss = 1.0
+        for client in self._clients:
+            if client.can_write:
+                client.edit()
+        world.loop.call_later(0.02, self._compact)
+        world.loop.call_later(0.04 + chance() * 0.2, world.set_back)
+        if chance() < 0.3:
+            self._crash()
+        for _ in range(4):
+            world.loop.call_later(chance() * 1.5, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._is_over:
             self._type_fast()
 
     # ------------------------------------------------------------------ instances
 
     def _lose_worker(self) -> None:
-        self._instance.workers.failures = self._random.choice((1, 1, 3))
+        instance = self._instance
+        instance.workers.failures = instance.compacting.failures = self._random.choice((1, 1, 3))
 
     def _crash(self) -> None:
         self.world.crash(self._random.randrange(len(self.world.instances)), self._random.choice((0.0, 0.0, 2.0, 50.0)))

@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 class SimulatedWorkers:
-    """`Workers` of one instance. failures: how many of the next jobs fail."""
+    """`Workers` of one instance. delay: seconds a job takes at most. failures: how many of the next jobs fail."""
 
-    def __init__(self, randomness: random.Random) -> None:
-        self.delay = 0.05
+    def __init__(self, randomness: random.Random, delay: float = 0.05) -> None:
+        self.delay = delay
         self.failures = 0
         self._random = randomness
 

@@ -62,7 +62,7 @@ class World:
         self.vanished = 0
         self._stops: set[asyncio.Task[None]] = set()
         # A clock that is far ahead has rows purged early.
-        self.machines = [Machine(clock_ahead=choice((0.0, 650.0))) for _ in range(choice((1, 1, 2, 2, 3, 3)))]
+        self.machines = [Machine(clock_ahead=choice((0.0, 650.0))) for _ in range(choice((1, 2, 2, 3, 3)))]
         self.instances = [self._start(machine) for machine in self.machines]
         for number in range(self.random.randint(2, 5)):
             self.new_client(number + 1, can_write=number == 0 or self.random.random() < 0.8)
@@ -80,7 +80,7 @@ class World:
                 max_updates=choice((2, 5000)), max_bytes=choice((100, 2**24)), unsaved_bytes=choice((400, 2**26))
             ),
             CompactionLimits(
-                updates_at_close=choice((2, 2, 20)),
+                updates_at_close=choice((1, 1, 2, 20)),
                 updates_while_open=choice((8, 20_000)),
                 segment_bytes=choice((100, 2**18)),
                 raw_rows_seconds=choice((0.0, 90 * 86_400.0)),
