@@ -52,7 +52,7 @@ def content(client: Client) -> Content:
             if sync is not None and sync[0] != STEP1:
                 document.apply_update(sync[1])
     typed = Counter(mark(int(number)) for number in MARK.findall(str(text).encode()))
-    return typed, dict(properties.items())
+    return typed, {key: value for key, value in properties.items() if MARK.match(value.encode())}
 
 
 def expectation(clients: Sequence[Client]) -> Content:

@@ -5,11 +5,12 @@ which edit it is.
 """
 
 import re
+import secrets
 from typing import Final
 
 TEXT: Final = "text"
 PROPERTIES: Final = "properties"
-PREFIX: Final = b"~edit"
+PREFIX: Final = b"~" + secrets.token_hex(3).encode()  # of this run: a document may hold marks of earlier ones
 MARK: Final = re.compile(PREFIX + rb"(\d{8})")
 MARK_BYTES: Final = len(PREFIX) + 8
 _STRING, _ANY = 4, 8  # kinds of content

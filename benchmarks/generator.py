@@ -6,6 +6,7 @@ arrived and when; the others count them.
 
 import random
 import select
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ class Client:
     __slots__ = (
         "_carry",
         "_frames",
+        "_is_secure",
         "_line",
         "_writes",
         "arrived",
@@ -71,6 +73,7 @@ class Client:
         self._frames = Frames()
         self._line, rest = open_socket(url)
         self.fd = self._line.fileno()
+        self._is_secure = isinstance(self._line, ssl.SSLSocket)
         self._writes = 1  # the empty answer to the server's question
         self._join(rest)
 
@@ -100,19 +103,24 @@ class Client:
         if self._line.send(frame) != len(frame):
             raise LoadFailed("the server reads too slowly")
 
-    def convey(self, update: bytes) -> None:
-        """Send an update of any size, waiting as long as it takes."""
+    def save(self, update: bytes) -> None:
+        """Send an update of any size, and return when its receipt is there, which the client has to want."""
         self.made.append(update)
         self._writes += 1
+        self.waiting.append((self._writes, time.perf_counter()))
         self._line.settimeout(SETTLE_SECONDS)
         self._line.sendall(update_frame(update))
+        while self.waiting:
+            self.take_control(self.read(), time.perf_counter())
         self._line.setblocking(False)
 
     def read(self) -> bytes:
         """Return what is there to read. LoadFailed: the server has closed the line."""
         try:
             data = self._line.recv(READ_BYTES)
-        except BlockingIOError:
+            while data and self._is_secure and self._line.pending():  # type: ignore[attr-defined]
+                data += self._line.recv(READ_BYTES)  # the poll knows nothing of what TLS has decrypted already
+        except (BlockingIOError, ssl.SSLWantReadError):
             return b""
         if not data:
             raise LoadFailed("the server closed a line under load")

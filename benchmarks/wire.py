@@ -2,6 +2,7 @@
 
 import base64
 import socket
+import ssl
 from collections.abc import Iterator
 from os import urandom
 from typing import Final
@@ -86,13 +87,17 @@ def sync_payload(message: bytes) -> tuple[int, bytes] | None:
 def open_socket(url: str) -> tuple[socket.socket, bytes]:
     """Open a WebSocket; return its socket, which blocks, and what came behind the answer. LoadFailed: refused."""
     parts = urlsplit(url)
-    if parts.scheme != "ws" or parts.hostname is None:
-        raise LoadFailed(f"only ws://host:port/… can be loaded, not {parts.scheme}:")
+    if parts.scheme not in ("ws", "wss") or parts.hostname is None:
+        raise LoadFailed(f"not the URL of a WebSocket: {parts.scheme}:")
     try:
-        line = socket.create_connection((parts.hostname, parts.port or 80), OPEN_SECONDS)
+        line = socket.create_connection(
+            (parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)), OPEN_SECONDS
+        )
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if parts.scheme == "wss":
+            line = ssl.create_default_context().wrap_socket(line, server_hostname=parts.hostname)
     except OSError as error:
-        raise LoadFailed(f"{parts.hostname}:{parts.port} cannot be reached: {error}") from error
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raise LoadFailed(f"{parts.netloc} cannot be reached: {error}") from error
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     key = base64.b64encode(urandom(16)).decode()
     line.sendall(

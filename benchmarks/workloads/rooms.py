@@ -69,12 +69,9 @@ def _measure(nodes: int, count: int) -> Figures:
     course = course_of(nodes, random.Random(SEED))
     with embedded(count + 1) as target:
         for room in range(count + 1):
-            writer = Client(target.url(room), room, 1, is_observer=False, wants_receipts=False)
-            writer.convey(course)
+            writer = Client(target.url(room), room, 1, is_observer=False, wants_receipts=True)
+            writer.save(course)
             writer.close()
-        with new_generator() as generator:
-            for room in range(count + 1):  # a write is taken in order, so whoever joins later has it
-                generator.join(target.url(room), room, is_observer=False)
         target.server.stop()
         target.server.start()
         pin(target.server)
