@@ -1,7 +1,9 @@
-"""Schedules of the simulator: the real core under a virtual clock, with cuts, delays, crashes and failing stores from one seed.
+"""Schedules of the simulator: the real core of one to three instances under a virtual clock; what goes wrong comes from one seed.
 
-Each must end with equal replicas, with every acknowledged edit in a fresh load, and with no rule broken on the way. Then each of
-nine planted faults must be caught.
+Lines are cut, instances crash and stop, the database fails for one or all, commits are decided later than their writer lives, the
+bus loses, repeats, reorders and parts instances from one another, and logs are set back as a failover or a restored backup does.
+Each schedule must end with equal replicas, with every acknowledged edit in a fresh load that anyone still held when a log was set
+back, and with no rule broken on the way. Then each planted fault must be caught.
 """
 
 import argparse
@@ -37,11 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_many(first: int, count: int, jobs: int) -> int:
     started = time.monotonic()
-    broken = edits = acknowledged = lost = diverged = 0
+    broken = edits = acknowledged = lost = vanished = set_back = diverged = 0
     for outcome in _outcomes(range(first, first + count), jobs):
         edits += outcome.edits
         acknowledged += outcome.acknowledged
         lost += outcome.lost
+        vanished += outcome.vanished
+        set_back += outcome.set_back
         diverged += any("divergence" in violation for violation in outcome.violations)
         if outcome.violations:
             broken += 1
@@ -49,7 +53,8 @@ def _run_many(first: int, count: int, jobs: int) -> int:
                 print(f"seed {outcome.seed}: {outcome.violations[0]}", flush=True)
     print(
         f"{count} schedules, {broken} broke a rule, {diverged} diverged; {edits} edits, {acknowledged} acknowledged, "
-        f"{lost} of these lost; {time.monotonic() - started:.1f} s"
+        f"{lost} of these lost ({vanished} vanished with everyone who held them, in {set_back} logs set back); "
+        f"{time.monotonic() - started:.1f} s"
     )
     return int(broken > 0)
 

@@ -1,4 +1,5 @@
-"""The seeded simulator: whole schedules of edits, cuts, crashes and failing stores on the real core (R1–R5, R7, R8, R10–R13).
+"""The seeded simulator: whole schedules of edits, cuts, crashes, failing stores and logs that are set back, on the real core of
+one to three instances over one log and one bus (R1–R13).
 
 A failing seed is printed; `python -m tests.faults schedules --only SEED` runs it again, and the same seed is the same schedule.
 """

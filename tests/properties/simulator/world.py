@@ -190,6 +190,11 @@ class World:
         rooms = [instance.rooms.room(document_id) for instance in self.running]
         return [room for room in rooms if room is not None]
 
+    @property
+    def is_purged_early(self) -> bool:
+        """Whether rows may go that someone still has to read."""
+        return any(machine.clock_ahead for machine in self.machines)
+
     @staticmethod
     def place(room: Room) -> Head:
         """Return the place in its log up to which a room has everything."""
