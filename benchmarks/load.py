@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.figures import GENERATOR, Figures
 from benchmarks.generator import Client, Generator
-from benchmarks.servers import Target, cpu_seconds, rest
+from benchmarks.servers import Target, backend_seconds, cpu_seconds, rest
 from tests.server_process import ServerProcess
 
 SEED: Final = 1
@@ -49,6 +49,7 @@ class Meter:
     def start(self) -> None:
         """Begin anew."""
         self._used = [cpu_seconds(server) for server in self._servers]
+        self._backends = backend_seconds()
         self._own, self._wall = time.process_time(), time.perf_counter()
 
     def elapsed(self) -> float:
@@ -67,3 +68,10 @@ class Meter:
             GENERATOR: time.process_time() - self._own,
         }
         return used, seconds, {name: 100 * share / seconds for name, share in shares.items()}
+
+    def backends(self, edits: int) -> Figures:
+        """Return the processor time of what lies behind the servers, for each edit."""
+        now = backend_seconds()
+        return {
+            f"CPU of {name} us an edit": 1e6 * (now[name] - before) / edits for name, before in self._backends.items()
+        }

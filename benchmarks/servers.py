@@ -19,6 +19,7 @@ from tests.valkey import Valkey
 
 SERVER_CORE: Final = 0
 _REST_SECONDS, _LOOK_SECONDS, _AT_REST = 20.0, 0.5, 0.03  # the last: share of a core
+BACKENDS: Final = {"PostgreSQL": "postgres", "Valkey": "valkey-server"}  # programs
 MIB: Final = 1024 * 1024
 
 
@@ -74,7 +75,7 @@ def pin(server: ServerProcess) -> None:
     cores = os.sched_getaffinity(0)
     if len(cores | {SERVER_CORE}) < 2:
         return
-    for process in _family(server):
+    for process in _family(server.pid):
         for thread in process.threads():
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(thread.id, {SERVER_CORE})
@@ -88,8 +89,18 @@ def unpin() -> None:
 
 def cpu_seconds(server: ServerProcess) -> tuple[float, float]:
     """Return the processor time so far of the serving process and of its worker processes."""
-    serving, *workers = (_thread_seconds(process.pid) for process in _family(server))
+    serving, *workers = (_thread_seconds(process.pid) for process in _family(server.pid))
     return serving, sum(workers)
+
+
+def backend_seconds() -> dict[str, float]:
+    """Return the processor time so far of PostgreSQL and Valkey, with their own children, where they run for us."""
+    children = {process.name(): process.pid for process in psutil.Process().children()}
+    return {
+        name: sum(_thread_seconds(process.pid) for process in _family(children[program]))
+        for name, program in BACKENDS.items()
+        if program in children
+    }
 
 
 def rest(*servers: ServerProcess) -> None:
@@ -121,6 +132,6 @@ def _thread_seconds(pid: int) -> float:
     return total / 1e9
 
 
-def _family(server: ServerProcess) -> list[psutil.Process]:
-    process = psutil.Process(server.pid)
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]

@@ -38,6 +38,7 @@ def _measure(shape: Steady, knobs: Knobs) -> Figures:
         generator.steadily(here, shape.rate * shape.rooms, knobs.seconds)
         (on_a, on_b), _, shares = meter.stop()
         edits = len(generator.sent_at) - before
+        backends = meter.backends(edits)
         generator.settle()
         check(generator, target.urls())
         return {
@@ -45,5 +46,6 @@ def _measure(shape: Steady, knobs: Knobs) -> Figures:
             **latency("seen on B", across),
             "CPU of A us an edit": 1e6 * on_a / edits,
             "CPU of B us an edit": 1e6 * on_b / edits,
+            **backends,
             **shares,
         }

@@ -42,12 +42,14 @@ def _measure(world: Callable[[int], AbstractContextManager[Target]], knobs: Knob
         generator.steadily(clients, shape.rate * shape.rooms, knobs.seconds)
         (used,), _, shares = meter.stop()
         edits = len(generator.sent_at) - before
+        backends = meter.backends(edits)
         generator.settle()
         check(generator, target.urls())
         return {
             **latency("receipt", [seconds for client in clients for seconds in client.receipts]),
             **latency("delivery", generator.latencies),
             "server CPU us an edit": 1e6 * used / edits,
+            **backends,
             **shares,
         }
 
