@@ -29,8 +29,8 @@ NEIGHBOUR_SECONDS: Final = 20.0  # an edit that has not reached a neighbour of i
 READY_SECONDS: Final = 15.0
 CATCH_UP_SECONDS: Final = 60.0
 START_SECONDS: Final = 60.0
-INSTANCES: Final = 3
-PER_COURSE: Final = 2 * INSTANCES
+PER_INSTANCE: Final = 2  # clients of a course
+RETRY_SECONDS: Final = 2.0
 EDITS_PER_CLIENT: Final = 3.0  # a second
 
 
@@ -59,20 +59,22 @@ class OutagesReport:
     verdict: Verdict
 
 
-async def suffer_outages(folder: Path, *, outages: int, seconds: float, courses: int, seed: int) -> OutagesReport:
+async def suffer_outages(
+    folder: Path, *, outages: int, seconds: float, instances: int, courses: int, seed: int
+) -> OutagesReport:
     """Take Postgres away so many times, for at least `seconds` each; with every second one goes an instance, too."""
     randomness = random.Random(seed)
-    async with open_world(folder, instances=INSTANCES, courses=courses) as world:
+    async with open_world(folder, instances=instances, courses=courses) as world:
         neighbours = Neighbours()
         crowd = gather_crowd(
-            world.courses, PER_COURSE, going_round(world.cluster.ports), randomness, neighbours.arrived
+            world.courses, PER_INSTANCE * instances, going_round(world.cluster.ports), randomness, neighbours.arrived
         )
         neighbours.crowd = crowd
         run = _Outages(world, crowd, neighbours, seconds)
         async with crowd.connected():
             async with crowd.writing(EDITS_PER_CLIENT * len(crowd.clients)):
                 for number in range(outages):
-                    instance = None if number % 2 else world.cluster.instances[number % INSTANCES]
+                    instance = None if number % 2 else world.cluster.instances[number % instances]
                     run.done.append(await run.suffer(is_killed=number % 3 == 0, instance=instance))
                 await crowd.caught_up(CATCH_UP_SECONDS)
             late = check_limit(
@@ -202,7 +204,7 @@ async def _start(instance: ServerProcess) -> None:
             try:
                 await asyncio.to_thread(instance.start)
             except RuntimeError:
-                await asyncio.sleep(0.5)  # it does not start without its database
+                await asyncio.sleep(RETRY_SECONDS)  # it does not start without its database
             else:
                 return
 
@@ -211,6 +213,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this run's options."""
     parser.add_argument("--count", type=int, default=5, help="outages")
     parser.add_argument("--seconds", type=float, default=8, help="how long each lasts")
+    parser.add_argument("--instances", type=int, default=3, help="instances")
     parser.add_argument("--courses", type=int, default=6, help="courses, each with two light clients on every instance")
 
 
@@ -221,6 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder,
             outages=arguments.count,
             seconds=arguments.seconds,
+            instances=arguments.instances,
             courses=arguments.courses,
             seed=arguments.seed,
         )

@@ -25,8 +25,7 @@ from tests.faults.verdict import Verdict, judge
 from tests.faults.world import World, open_world, run_in_folder
 
 CATCH_UP_SECONDS: Final = 60.0
-INSTANCES: Final = 3
-PER_COURSE: Final = 2 * INSTANCES
+PER_INSTANCE: Final = 2  # clients of a course
 EDITS_PER_CLIENT: Final = 3.0  # a second
 OVERTAKING_EDITS: Final = 300.0  # a second
 UNHEARD_SECONDS: Final = 0.7
@@ -57,9 +56,11 @@ class RestoresReport:
     verdict: Verdict
 
 
-async def suffer_restores(folder: Path, *, restores: int, courses: int, writing: float, seed: int) -> RestoresReport:
+async def suffer_restores(
+    folder: Path, *, restores: int, writing: float, instances: int, courses: int, seed: int
+) -> RestoresReport:
     """Restore older copies so many times, each after `writing` seconds of edits to some courses, while others have been left."""
-    async with open_world(folder, instances=INSTANCES, courses=courses + restores, settings=SETTINGS) as world:
+    async with open_world(folder, instances=instances, courses=courses + restores, settings=SETTINGS) as world:
         run = _Restores(world, courses, writing, random.Random(seed))
         try:
             async with run.crowd.connected():
@@ -86,7 +87,9 @@ class _Restores:
         self._writing = writing
         self._randomness = randomness
         self._around = going_round(world.cluster.ports)
-        self.crowd = gather_crowd(world.courses[:courses], PER_COURSE, self._around, randomness)
+        self.crowd = gather_crowd(
+            world.courses[:courses], PER_INSTANCE * len(world.cluster.ports), self._around, randomness
+        )
         self._left: list[Crowd] = []
 
     async def copy(self) -> None:
@@ -98,7 +101,7 @@ class _Restores:
 
     async def restore(self, course: Course, *, is_overtaken: bool) -> None:
         """Have edits made, and a course left; then put one of the newest copies in the database's place; wait for what it lacks."""
-        leaving = gather_crowd([course], INSTANCES, self._around, self._randomness)
+        leaving = gather_crowd([course], len(self._world.cluster.ports), self._around, self._randomness)
         async with leaving.connected():
             async with leaving.writing(LEAVING_EDITS):
                 await asyncio.sleep(self._writing)
@@ -175,6 +178,7 @@ class _Restores:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this run's options."""
     parser.add_argument("--count", type=int, default=4, help="restores")
+    parser.add_argument("--instances", type=int, default=3, help="instances")
     parser.add_argument(
         "--courses", type=int, default=4, help="courses written to, each with two clients on every instance"
     )
@@ -187,6 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
         lambda folder: suffer_restores(
             folder,
             restores=arguments.count,
+            instances=arguments.instances,
             courses=arguments.courses,
             writing=arguments.seconds,
             seed=arguments.seed,

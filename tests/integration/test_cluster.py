@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(postgres.MISSING is not None, reason=str(postgre
 
 
 async def test_R6_stock_clients_that_move_between_instances_end_equal(tmp_path: Path) -> None:
-    report = await move_about(tmp_path, rounds=1, steps=150, seed=7)
+    report = await move_about(tmp_path, rounds=1, steps=120, seed=7)
 
     assert report.faults == []
     assert report.sockets > 9
@@ -31,7 +31,7 @@ async def test_R6_nothing_is_lost_with_what_redis_loses(tmp_path: Path) -> None:
 
 
 async def test_R1_receipts_are_true_when_postgres_and_an_instance_are_killed(tmp_path: Path) -> None:
-    report = await suffer_outages(tmp_path, outages=1, seconds=2, courses=2, seed=7)
+    report = await suffer_outages(tmp_path, outages=1, seconds=2, instances=2, courses=2, seed=7)
 
     assert report.verdict.lost == ()
     assert report.verdict.faults == []
@@ -39,7 +39,7 @@ async def test_R1_receipts_are_true_when_postgres_and_an_instance_are_killed(tmp
 
 
 async def test_R9_what_instances_and_clients_hold_returns_to_a_restored_log(tmp_path: Path) -> None:
-    report = await suffer_restores(tmp_path, restores=1, courses=1, writing=1.5, seed=7)
+    report = await suffer_restores(tmp_path, restores=1, writing=1.5, instances=2, courses=1, seed=7)
 
     assert report.verdict.lost == ()
     assert report.verdict.faults == []
