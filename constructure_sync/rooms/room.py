@@ -451,8 +451,9 @@ class Room:
         self._services.bus.publish(self.document_id, PresenceAsked())
 
     def missed(self) -> None:
-        """Messages of other instances may have been lost (see `Subscriber`)."""
+        """Messages may have been lost (see `Subscriber`): read what others saved, and say again who is here, as they will."""
         self._owner.look_soon()
+        self._announce(self.presence.own_announcements())
 
     def head_seen(self, head: Head, before: Head) -> None:
         """The log's head was looked at; `before`: what `log_head` was when the look began."""

@@ -49,6 +49,24 @@ def test_R8_a_room_that_opens_asks_who_is_there() -> None:
     on_two(body)
 
 
+def test_R8_after_a_bus_that_was_away_everyone_says_again_who_is_there() -> None:
+    async def body(one: Bench, two: Bench) -> None:
+        rooms = [await one.room(), await two.room()]
+        ada, _ = one.join(rooms[0])
+        _, bob = two.join(rooms[1], 2)
+        one.bus.filter = lambda message: False
+        says(ada, 7, 1, "{}")
+        await asyncio.sleep(0.1)
+        assert told(bob) == {}
+        one.bus.filter = lambda message: True
+        for room in rooms:
+            room.missed()
+        await asyncio.sleep(0.1)
+        assert told(bob) == {7: True}
+
+    on_two(body)
+
+
 def test_R8_what_came_over_the_bus_is_not_sent_back_and_expires_with_its_instance() -> None:
     async def body(one: Bench, two: Bench) -> None:
         ada, _ = one.join(await one.room())
