@@ -40,6 +40,7 @@ class Follower:
         self._room = room
         self._services = services
         self._is_taking = False
+        self._heals = 0  # begun; what was read before one is of another log
         self._hole: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ what is heard
@@ -115,11 +116,11 @@ class Follower:
 
     def _begin(self, name: str, updates: Sequence[bytes], head: Head) -> None:
         self._is_taking = True
-        self._room.own(name, self._take_slowly, updates, head)
+        self._room.own(name, self._take_slowly, updates, head, self._heals)
 
-    async def _take_slowly(self, updates: Sequence[bytes], head: Head) -> None:
+    async def _take_slowly(self, updates: Sequence[bytes], head: Head, heals: int) -> None:
         try:
-            if await self._take_each(updates):
+            if await self._take_each(updates, heals):
                 self.place.move(head)
         except (WorkerFailed, TimeoutError) as error:
             _log.error("saved_update_not_read", document=str(self._room.document_id), error=repr(error))
@@ -128,10 +129,16 @@ class Follower:
             self._is_taking = False
         self._proceed()
 
-    async def _take_each(self, updates: Sequence[bytes]) -> bool:
-        """Take updates in order; False when they do not fit. Others have their turns of the loop meanwhile."""
+    async def _take_each(self, updates: Sequence[bytes], heals: int) -> bool:
+        """Take updates in order; False when they do not fit. Others have their turns of the loop meanwhile.
+
+        heals: how many had begun when the updates were given. Once another begins they are of a log that is no more, and what
+        was taken of them behind its back would be offered to no log.
+        """
         room = self._room
         for number, update in enumerate(updates, 1):
+            if self._heals != heals:
+                return False
             if len(update) <= room.limits.worker_frame_bytes:
                 if not self._take([update]):
                     return False
@@ -143,10 +150,10 @@ class Follower:
                     close_update, room.history.known.copy(), update, STORED_LIMITS, timeout=room.limits.worker_timeout
                 )
             except ProtocolViolation as violation:
-                return self._does_not_fit(violation.reason)
-            if room.is_discarded or not self._take_part(room.unless_known(part)):
+                return self._heals == heals and self._does_not_fit(violation.reason)
+            if room.is_discarded or self._heals != heals or not self._take_part(room.unless_known(part)):
                 return False
-        return not room.is_discarded
+        return not room.is_discarded and self._heals == heals
 
     # ------------------------------------------------------------------ reading the log
 
@@ -172,12 +179,12 @@ class Follower:
     async def _read_on(self) -> bool:
         """Take a stretch of the log; True when there may be more."""
         place, room = self.place, self._room
-        after, newest = place.head, place.newest
+        after, newest, heals = place.head, place.newest, self._heals
         # Not beyond the newest commit that is known, so that it can be seen whether the log still holds it.
         is_known = newest.seq > after.seq
         limit = min(_UPDATES_AT_ONCE, newest.seq - after.seq) if is_known else _UPDATES_AT_ONCE
         changes = await self._services.log.changes(room.document_id, after, limit)
-        if room.is_discarded:
+        if room.is_discarded or self._heals != heals:
             return False
         if isinstance(changes, Gone):
             room.document_is_gone()
@@ -193,7 +200,7 @@ class Follower:
         ):
             self.heal()
             return False
-        if not await self._take_each([update.payload for update in changes.updates]):
+        if not await self._take_each([update.payload for update in changes.updates], heals):
             return False
         place.move(head)
         return bool(changes.updates) and (len(changes.updates) == limit or place.newest.seq > head.seq)
@@ -204,6 +211,7 @@ class Follower:
         """The log is not the one that the room has followed: load it, and offer again everything that it lacks (R9)."""
         if not self.is_healing and not self._room.is_discarded:
             self.is_healing = True
+            self._heals += 1
             _log.warning("log_diverged", document=str(self._room.document_id), seq=self.place.newest.seq)
             self._room.own("heal", self._heal)
 
