@@ -6,6 +6,7 @@ from typing import NamedTuple
 from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import STORED_LIMITS
+from constructure_sync.protocol.update_writer import delete_set_update
 
 
 class Reconciled(NamedTuple):
@@ -22,16 +23,24 @@ def reconcile(known: Known, history: Sequence[bytes], stored: Sequence[bytes]) -
     """
     theirs: list[ClosedPart] = []
     logged = Known()
+    ours_as_bytes, theirs_as_bytes = set(history), set(stored)
     for update in stored:
-        part = known.close(update, STORED_LIMITS)
-        if not part.is_empty:
-            theirs.append(part)
-            known.add(part)
+        if update not in ours_as_bytes:  # mostly the same updates, which cost time to read
+            part = known.close(update, STORED_LIMITS)
+            if not part.is_empty:
+                theirs.append(part)
+                known.add(part)
         logged.add(logged.close(update, STORED_LIMITS))
     ours: list[tuple[int, ClosedPart]] = []
     for index, update in enumerate(history):
+        if update in theirs_as_bytes:
+            continue
         part = logged.close(update, STORED_LIMITS)
         if not part.is_empty:
             ours.append((index, part))
             logged.add(part)
+    # Where a segment was collected, its structs imply deletes that it does not name; a log that has these structs learns them here.
+    rest = logged.close(delete_set_update(known.deletes), STORED_LIMITS)
+    if not rest.is_empty:
+        ours.append((len(history) - 1, rest))
     return Reconciled(theirs, ours)
