@@ -66,6 +66,7 @@ class Connection:
         "_must_tell_all",
         "_on_end",
         "_receipt_due",
+        "_receipt_told",
         "_silent_sweeps",
         "_state_vector",
         "_swept_position",
@@ -111,6 +112,7 @@ class Connection:
         self._must_tell_all = False
         self._must_ask_presence = False
         self._receipt_due = 0
+        self._receipt_told = 0
         self._holds = 0
         self._is_told = False
         self._swept_position = _NOT_ASKED
@@ -343,6 +345,12 @@ class Connection:
         self._receipt_due = number or self._receipt_due
         if self._receipt_due and not self.is_congested:
             self._write(frame(receipt(self._receipt_due, self.room.log_seq)))
+            self._receipt_told, self._receipt_due = self._receipt_due, 0
+
+    def withdraw_receipt(self, position: int) -> None:
+        """A receipt that was not told yet is due again when everything before `position` is saved."""
+        if self._receipt_due and self.receipts is not None:
+            self.receipts.withdraw(self._receipt_told, self._receipt_due, position)
             self._receipt_due = 0
 
     def sweep(self, now: float) -> None:

@@ -31,3 +31,4 @@ class RoomLimits:
     subscribe_timeout: float = 1.0
     load_timeout: float = 30.0
     worker_timeout: float = 60.0
+    heal_timeout: float = 600.0

@@ -4,6 +4,7 @@ Every commit names the one before it, so a room takes the next only if it follow
 no reason to trust the bus or to distrust it: it is a reason to look at the log.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,16 @@ class LogPlace:
     def has_hole(self) -> bool:
         """Whether something was heard that does not follow on the head, or whose updates did not travel."""
         return bool(self._waiting)
+
+    @property
+    def waits_for_own(self) -> bool:
+        """Whether all that waits behind a hole are commits of the room itself."""
+        return all(saved.updates == () for saved in self._waiting.values())
+
+    @property
+    def waiting(self) -> frozenset[Seq]:
+        """The first Seqs of the commits that wait behind a hole."""
+        return frozenset(self._waiting)
 
     def own(self, appended: Appended, commit: CommitId) -> None:
         """A commit of the room itself: its updates are in the history already."""
@@ -84,7 +95,8 @@ class LogPlace:
         saved = self._waiting.get(Seq(self.head.seq + 1))
         if saved is None or saved.updates is None:
             return None
-        if saved.previous not in (None, self.head.commit):
+        # Only a commit of our own, tried again when the row before it was purged, does not know what it follows.
+        if saved.previous != self.head.commit and (saved.previous is not None or saved.updates):
             self.must_look = True
             return None
         return Next(Head(saved.last, saved.commit), saved.updates)
@@ -93,8 +105,22 @@ class LogPlace:
         """Everything up to `head` is in the history now."""
         self.head = head
         self._know(head)
-        for first in [first for first in self._waiting if first <= head.seq]:
-            self._waiting_bytes -= sum(map(len, self._waiting.pop(first).updates or ()))
+        self._drop(first for first in self._waiting if first <= head.seq)
+
+    def refuse_next(self) -> None:
+        """What was heard as the next commit cannot be taken: only the log can tell."""
+        self._drop([Seq(self.head.seq + 1)])
+        self.must_look = True
+
+    def forget(self, firsts: Iterable[Seq], beyond: Seq) -> None:
+        """Of the commits that begin at these Seqs, those beyond the log's end are not in the log."""
+        self._drop(first for first in firsts if first > beyond)
+
+    def _drop(self, firsts: Iterable[Seq]) -> None:
+        for first in list(firsts):
+            saved = self._waiting.pop(first, None)
+            if saved is not None:
+                self._waiting_bytes -= sum(map(len, saved.updates or ()))
 
     def start_at(self, head: Head) -> None:
         """The log is another than it was: forget what was heard of it."""

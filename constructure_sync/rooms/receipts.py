@@ -44,3 +44,13 @@ class Receipts:
             return 0
         self.given = number
         return number
+
+    def withdraw(self, told: int, number: int, position: int) -> None:
+        """Messages up to `number` were said to be saved, the client was told of `told`, and the rest is in doubt now.
+
+        They are due again when `position` is saved, and the later ones not before them.
+        """
+        self.given = told
+        for due in self._due:
+            due[1] = max(due[1], position) if due[1] >= 0 else due[1]
+        self._due.appendleft([number, position])

@@ -382,8 +382,19 @@ class Room:
         if isinstance(result, Gone):
             self.document_is_gone()
         elif append is self._in_flight:
-            self._in_flight = None
+            self._take_back(append)
             self._follower.heal()
+
+    def _take_back(self, append: Append | None) -> None:
+        """An append does not count any more: its updates wait in the outbox, its bindings for the next one."""
+        self._in_flight = None
+        if append is not None:
+            self._bindings = {binding.client_id: binding for binding in append.bindings} | self._bindings
+
+    def doubt_what_is_saved(self) -> None:
+        """Nothing is known to be saved for now: receipts that are due, and were not told yet, wait until it is again."""
+        for connection in self._with_receipts:
+            connection.withdraw_receipt(self.history.head)
 
     def failed(self, error: Exception) -> None:
         """What became of a save could not be accounted for (see `Journal`)."""
@@ -404,7 +415,7 @@ class Room:
             (position, Entry(part.update, part.ranges, bool(part.deletes), 0, _user_of(piece), self.now()))
             for position, piece, part in offers
         ]
-        self._in_flight = None
+        self._take_back(self._in_flight)
         self._outbox.replace([*again, *self._outbox.from_position(mark)])
         self._services.log_writer.restate(self, self._outbox.size)
         self._services.log_writer.wake(self, 0)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from constructure_sync.bus.contracts import Bus
 from constructure_sync.persistence.log_writer import LogWriter
@@ -11,6 +11,8 @@ from constructure_sync.replica.pool import Workers
 from constructure_sync.rooms.limits import RoomLimits
 from schemas.ids import DocumentId
 from storage.contracts import StrandedChanges, UpdateLog
+
+_HEALS_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class RoomServices:
-    """The collaborators of every room. on_saved: told whenever more of a document is saved."""
+    """The collaborators of every room. on_saved: told whenever more of a document is saved; heals: how many heal at once."""
 
     loop: asyncio.AbstractEventLoop
     limits: RoomLimits
@@ -45,3 +47,4 @@ class RoomServices:
     budget: Budget
     randomness: random.Random
     on_saved: Callable[[DocumentId], None] = lambda document_id: None
+    heals: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_HEALS_AT_ONCE))
