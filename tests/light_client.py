@@ -25,6 +25,7 @@ _HANDSHAKE_SECONDS: Final = 10.0
 _MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _SYNC, _RECEIPT = 0, 120
 _STEP1, _STEP2 = 0, 1
+_PERMANENT: Final = range(4400, 4500)
 _ENDED: Final = (OSError, TimeoutError, WSError)
 
 Arrival = Callable[["LightClient", str], None]
@@ -37,6 +38,7 @@ class LightClient:
     address: gives the URL of the next attempt; `url` is that of the latest. on_arrival: called with the client and the key of every
     edit of others, as it arrives. times: when each edit was made, the first at place 0 (monotonic). spells: seconds from each loss
     of the line until the client was synced again. refused: attempts that failed since the client was last synced.
+    faults: permanent closes, and messages that could not be taken.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class LightClient:
         self.times: list[float] = []
         self.spells: list[float] = []
         self.refused = 0
+        self.faults: list[str] = []
         self.is_synced = False
         self.doc: Doc[Map[str]] = Doc()
         self.edits = self.doc.get(EDITS, type=Map[str])
@@ -226,11 +229,18 @@ class _Line(WSListener):
         self._client.opened(transport)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        payload = frame.get_payload_as_bytes()
         if frame.msg_type == WSMsgType.CLOSE:
+            if int.from_bytes(payload[:2], "big") in _PERMANENT:
+                self._client.faults.append(f"closed: {payload!r}")
             transport.send_close(frame.get_close_code())
             transport.disconnect()
         elif frame.msg_type == WSMsgType.BINARY:
-            self._client.received(frame.get_payload_as_bytes())
+            try:
+                self._client.received(payload)
+            except Exception as error:
+                self._client.faults.append(f"{error!r} over {payload[:100]!r}")
+                raise
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._client.lost(transport)

@@ -49,6 +49,7 @@ async def judge(
     except TookTooLong as unequal:
         found.append(str(unequal))
     found += crowd.differences()
+    found += [f"{client.name}: {fault}" for client in crowd.clients for fault in client.faults]
     acknowledged = crowd.acknowledged_edits()
     try:
         readings = await check_log(database_url, acknowledged)
