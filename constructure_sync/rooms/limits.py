@@ -27,7 +27,7 @@ class RoomLimits:
     close_delay: float = 1.0
     conveyed_grace: float = 5.0
     hole_grace: float = 0.05
-    head_look: float = 5.0
+    head_look: float = 4.5
     subscribe_timeout: float = 1.0
     load_timeout: float = 30.0
     worker_timeout: float = 60.0

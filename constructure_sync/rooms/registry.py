@@ -170,12 +170,14 @@ class Rooms:
         """Let an empty room go after the idle grace, if it is clean by then."""
         if self._rooms.get(room.document_id) is not room:
             return
+        room.emptied_at = room.now()
+        self._evict_in(room, self._services.limits.idle_grace)
+
+    def _evict_in(self, room: Room, delay: float) -> None:
         previous = self._evictions.pop(room.document_id, None)
         if previous is not None:
             previous.cancel()
-        self._evictions[room.document_id] = self._services.loop.call_later(
-            self._services.limits.idle_grace, self._evict, room
-        )
+        self._evictions[room.document_id] = self._services.loop.call_later(delay, self._evict, room)
 
     def discarded(self, room: Room) -> None:
         """A room gave itself up: the next who comes loads the document afresh."""
@@ -193,6 +195,11 @@ class Rooms:
             return
         if not room.is_clean:
             self.emptied(room)
+            return
+        if room.looked_at <= room.emptied_at:
+            # The log may just have gone back: what only this room still holds is offered again first (R9).
+            self._look.set()
+            self._evict_in(room, min(self._services.limits.head_look, max(0.25, room.now() - room.emptied_at)))
             return
         self._forget(room)
         room.retire()
@@ -247,7 +254,7 @@ class Rooms:
 
     async def _look_at_heads(self) -> None:
         """One look; compared with what was known before it, since logs go on while they are looked at."""
-        before = {room: room.log_head for room in self._rooms.values()}
+        begun, before = self._services.loop.time(), {room: room.log_head for room in self._rooms.values()}
         if not before:
             return
         async with asyncio.timeout(self._services.limits.load_timeout):
@@ -259,6 +266,7 @@ class Rooms:
             if head is None:
                 room.document_is_gone()
             else:
+                room.looked_at = begun
                 room.head_seen(head, known)
 
     async def drain(self, time_limit: float) -> None:

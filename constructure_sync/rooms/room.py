@@ -112,6 +112,8 @@ class Room:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_folding = False
         self.updates_since_compaction = 0
+        self.emptied_at = 0.0
+        self.looked_at = -1.0  # when the last look at the log's head began that succeeded
         self._refusals = Refusals(self, services)
 
     def now(self) -> float:

@@ -310,4 +310,24 @@ def test_a_room_that_goes_is_not_told_of_its_document_any_more() -> None:
         await asyncio.sleep(1)
         assert has(connection.room) == {7: 3}
 
-    on_two(body)
+    on_two(body, head_look=5.0)
+
+
+def test_R9_a_room_does_not_go_before_its_log_was_looked_at() -> None:
+    async def body(one: Bench, two: Bench) -> None:
+        """Everybody has left, the database fails over, and what it lost is held by this room alone."""
+        room = await one.room()
+        writer, _ = one.join(room)
+        live(writer, *edits(5))
+        await asyncio.sleep(1)
+        one.weather.is_away = True
+        writer.ended()
+        await asyncio.sleep(120)
+        assert one.rooms.room(DOCUMENT) is room
+        await set_back(one, 1)
+        one.weather.is_away = False
+        await asyncio.sleep(60)
+        assert one.rooms.room(DOCUMENT) is None
+        assert await in_log(one) == {7: 5}
+
+    on_two(body, head_look=5.0)
