@@ -4,6 +4,8 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Container
+from dataclasses import dataclass
+from itertools import count
 
 from auth.documents import Denied, DocumentAccess, Grant
 from constructure_sync.bus.contracts import Bus, ControlMessage, InstanceId, RightsChanged
@@ -25,6 +27,14 @@ _UNAVAILABLE = 503
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 
 
+@dataclass(slots=True)
+class _Held:
+    """The rights behind an open socket. rechecked: number of the newest recheck that took effect; older ones then do not."""
+
+    grant: Grant
+    rechecked: int = 0
+
+
 class Gate:
     """Lets clients in: who they are, what they may do, which room is theirs; and looks again while they stay."""
 
@@ -37,12 +47,15 @@ class Gate:
         self._must_recheck = asyncio.Event()
         bus.listen(self)
         self._by_user: Counter[UserId] = Counter()
-        self._open: dict[Connection, Grant] = {}
+        self._open: dict[Connection, _Held] = {}
+        self._rechecks = count(1)
+        self._changes_told = 0
 
     async def admit(self, request: UpgradeRequest) -> Admitted | Refused:
         """Decide over an upgrade request (design §3 step 1)."""
         if request.path == HOCUSPOCUS_PATH:
             return Refused(404, "not_found", "There is no such document.")
+        changes_told = self._changes_told
         if request.token is None:
             return Refused(401, "unauthenticated", "A token is needed: ?token= or a constructure.token subprotocol.")
         grant = await self._access.authorise_document(request.token, request.path.removeprefix("/sync/"))
@@ -60,9 +73,9 @@ class Gate:
             _log.error("document_not_opened", document=str(grant.document_id), error=repr(error))
             return Refused(503, "unavailable", "The document cannot be opened now; try again.")
         wants_receipts = request.query.get("ack") == "seq"
-        return Admitted(lambda socket: self._join(room, grant, wants_receipts, socket))
+        return Admitted(lambda socket: self._join(room, grant, wants_receipts, changes_told, socket))
 
-    def _join(self, room: Room, grant: Grant, wants_receipts: bool, socket: Socket) -> Connection:
+    def _join(self, room: Room, grant: Grant, wants_receipts: bool, changes_told: int, socket: Socket) -> Connection:
         self._by_user[grant.user_id] += 1
         member = Member(grant.user_id, grant.user_name, grant.can_write, wants_receipts)
 
@@ -73,7 +86,9 @@ class Gate:
                 del self._by_user[grant.user_id]
 
         connection = self._rooms.join(room, member, socket, ended)
-        self._open[connection] = grant
+        self._open[connection] = _Held(grant)
+        if changes_told != self._changes_told:  # while the room was being opened: perhaps it was this one's right
+            self._look_at(grant.course_id)
         return connection
 
     async def run(self) -> None:
@@ -81,55 +96,67 @@ class Gate:
 
         At once at those of which another instance tells that they have changed, and at all of them every 30 s.
         """
-        loop = asyncio.get_running_loop()
-        everybody_at = loop.time() + _RECHECK_SECONDS
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_changes(), name="rights that changed")
+            tasks.create_task(self._look_at_everybody(), name="rights of everybody")
+
+    async def _follow_changes(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout_at(everybody_at):
-                    await self._must_recheck.wait()
-                self._must_recheck.clear()
-                changed, self._changed = self._changed, set()
-                concerned = [each for each in self._open.items() if _concerns(each[1], changed)]
-            except TimeoutError:
-                everybody_at = loop.time() + _RECHECK_SECONDS
-                concerned = list(self._open.items())
-            for connection, grant in concerned:
-                await self._recheck(connection, grant)
+            await self._must_recheck.wait()
+            self._must_recheck.clear()
+            changed, self._changed = self._changed, set()
+            await self._recheck_all(changed)
+
+    async def _look_at_everybody(self) -> None:
+        while True:
+            await asyncio.sleep(_RECHECK_SECONDS)
+            for connection, held in list(self._open.items()):
+                await self._recheck(connection, held)
+
+    def _look_at(self, of: CourseId | SessionId) -> None:
+        self._changed.add(of)
+        self._must_recheck.set()
+
+    async def _recheck_all(self, changed: Container[CourseId | SessionId]) -> None:
+        for connection, held in list(self._open.items()):
+            if held.grant.course_id in changed or held.grant.session_id in changed:
+                await self._recheck(connection, held)
 
     async def rights_changed(self, of: CourseId | SessionId) -> None:
         """Judge the open sockets of a course or of a sign-in by their new rights, here at once and elsewhere soon."""
+        self._changes_told += 1
         self._bus.tell_all(RightsChanged(of))
-        for connection, grant in list(self._open.items()):
-            if _concerns(grant, {of}):
-                await self._recheck(connection, grant)
+        await self._recheck_all({of})
 
     def told(self, instance: InstanceId, message: ControlMessage) -> None:
         """Another instance says that rights have changed (see `ControlSubscriber`)."""
         if isinstance(message, RightsChanged):
-            self._changed.add(message.of)
-            self._must_recheck.set()
+            self._changes_told += 1
+            self._look_at(message.of)
 
     def missed_control(self) -> None:
         """Such a message may have been lost: look at everybody."""
-        self._changed.update(grant.course_id for grant in self._open.values())
-        self._must_recheck.set()
+        self._changes_told += 1
+        for held in self._open.values():
+            self._look_at(held.grant.course_id)
 
-    async def _recheck(self, connection: Connection, grant: Grant) -> None:
-        outcome = await self._access.recheck(grant)
-        if connection.has_ended:
+    async def _recheck(self, connection: Connection, held: "_Held") -> None:
+        number = next(self._rechecks)
+        outcome = await self._access.recheck(held.grant)
+        if connection.has_ended or held.rechecked > number or _is_unknown(outcome):
             return
+        held.rechecked = number
         if isinstance(outcome, Grant):
-            self._open[connection] = outcome
+            held.grant = outcome
             connection.set_right_to_write(outcome.can_write)
-        elif (
-            outcome.status != _UNAVAILABLE
-        ):  # the database being away takes nobody's rights: they are looked at when it is back
+        else:
             code = {401: UNAUTHENTICATED, 404: DELETED, 409: LINEAGE}.get(outcome.status, FORBIDDEN)
             connection.close(code, outcome.detail)
 
 
-def _concerns(grant: Grant, changed: Container[CourseId | SessionId]) -> bool:
-    return grant.course_id in changed or grant.session_id in changed
+def _is_unknown(outcome: Grant | Denied) -> bool:
+    """The database being away takes nobody's rights: they are looked at when it is back."""
+    return isinstance(outcome, Denied) and outcome.status == _UNAVAILABLE
 
 
 class Origins(Container[str]):
