@@ -251,7 +251,11 @@ class Supervisor:
             await self._roll_asked.wait()
             self._roll_asked.clear()
             for number in range(self._count):
-                if not await self._replace(number):
+                try:
+                    if not await self._replace(number):
+                        break
+                except OSError as error:  # no process can be started just now: those that run go on
+                    _tell_not_replaced(number, error)
                     break
 
     async def _replace(self, number: int) -> bool:
@@ -291,6 +295,12 @@ def _log(event: str, worker: _Worker, **fields: int) -> None:
 
     status = worker.process.returncode
     get_logger().error(event, worker=worker.number, pid=worker.process.pid, status=status, error=worker.words, **fields)
+
+
+def _tell_not_replaced(number: int, error: OSError) -> None:
+    from constructure_sync.observability import get_logger
+
+    get_logger().error("worker_not_replaced", worker=number, error=repr(error))
 
 
 # ---------------------------------------------------------------------- the parent's command

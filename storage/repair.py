@@ -259,7 +259,7 @@ def _restore(document_id: DocumentId, seq: Seq, now: float, connection: Connecti
     place = (taken_out.document_id == document_id, taken_out.seq == seq)
     query = select(taken_out.payload, taken_out.user_id, taken_out.commit_id).where(*place)
     row = None if head is None else connection.execute(query).mappings().first()
-    if row is None:
+    if head is None or row is None:
         return False
     # Saved anew, in a way: a covered row is purged in time, and this one is to be read by the next rebuild.
     values = {**row, "saved_at": now}
@@ -272,6 +272,7 @@ def _restore(document_id: DocumentId, seq: Seq, now: float, connection: Connecti
     connection.execute(
         update(documents).where(documents.c.id == document_id, ~left).values(read_only_reason=None, derived_seq=0)
     )
+    _rename_head(document_id, head, connection)
     return True
 
 
@@ -297,14 +298,20 @@ def _replace_segments(
             saved_at=now,
         )
     )
-    commit = secrets.randbelow(2**63 - 1) + 1
     connection.execute(
         update(documents)
         .where(documents.c.id == document_id)
-        .values(head_commit=commit, covered_seq=segment.last, derived_seq=0, read_only_reason=None)
+        .values(covered_seq=segment.last, derived_seq=0, read_only_reason=None)
     )
+    _rename_head(document_id, at, connection)
+    return True
+
+
+def _rename_head(document_id: DocumentId, head: Head, connection: Connection) -> None:
+    """Give the head another commit id: open rooms then see that this is not the log that they have followed (R9)."""
+    commit = secrets.randbelow(2**63 - 1) + 1
+    connection.execute(update(documents).where(documents.c.id == document_id).values(head_commit=commit))
     table = document_updates.c
     connection.execute(
-        update(document_updates).where(table.document_id == document_id, table.seq == at.seq).values(commit_id=commit)
+        update(document_updates).where(table.document_id == document_id, table.seq == head.seq).values(commit_id=commit)
     )
-    return True

@@ -24,6 +24,7 @@ _FRAME_BYTES = (
 )  # of one relayed payload: stock clients echo it whole, and it must then pass our own frame limit
 _REMEMBERED_FRAMES = 128
 _REMEMBERED_GONE = 4096
+_REMEMBERED_RETURNS = 4096
 _GONE_SECONDS = 120.0
 _MOST_PRESENT = 50_000
 ROLL_CALL_SECONDS = 1.0
@@ -84,6 +85,7 @@ class Presence:
         self._deferred: dict[int, Attendee] = {}
         self._unannounced: dict[int, Attendee] = {}
         self._arrivals = 0
+        self._returned: OrderedDict[_Elsewhere, None] = OrderedDict()
         self._must_call_roll = False
         self._must_tell_roll_call = False
         self._roll_called_at = -ROLL_CALL_SECONDS
@@ -300,7 +302,11 @@ class Presence:
 
     def _see_return(self, before: Attendee | _Elsewhere, owner: _Elsewhere, now: float) -> None:
         """A client that had another connection before has those clocks of its neighbours in mind that they had then."""
-        if before != owner and before.user_id == owner.user_id:
+        if before != owner and before.user_id == owner.user_id and owner not in self._returned:
+            # Once for each connection: a client that has two of them at a time speaks over both in turn.
+            self._returned[owner] = None
+            if len(self._returned) > _REMEMBERED_RETURNS:
+                self._returned.popitem(last=False)
             self.must_call_roll(now)
 
     def _gone_elsewhere(self, owner: _Elsewhere, entry: AwarenessEntry, now: float) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from constructure_sync.bus.contracts import PresenceChanged
+from constructure_sync.bus.contracts import PresenceChanged, RollCalled
 from constructure_sync.protocol.awareness import GONE, AwarenessEntry, decode_awareness, encode_awareness
 from constructure_sync.protocol.lib0 import Reader
 from constructure_sync.protocol.messages import awareness_message
@@ -101,5 +101,23 @@ def test_R8_a_client_that_changes_its_instance_is_not_removed_by_the_end_of_its_
         await asyncio.sleep(0.1)
         assert told(neighbour) == {}
         assert [len((await bench.room()).presence) for bench in (one, two)] == [1, 1]
+
+    on_two(body)
+
+
+def test_R13_a_client_with_sockets_on_two_instances_does_not_have_the_roll_called_again_and_again() -> None:
+    async def body(one: Bench, two: Bench) -> None:
+        left, _ = one.join(await one.room(), 5)
+        right, _ = two.join(await two.room(), 5)
+        _, neighbour = one.join(await one.room(), 2)
+        await asyncio.sleep(1)
+        for number in range(1, 100):
+            for socket in (left, right) if number % 2 else (right, left):
+                says(socket, 7, number, "{}")
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+        calls = [message for bench in (one, two) for message in bench.bus.published if isinstance(message, RollCalled)]
+        assert len(calls) < 10
+        assert len(neighbour.take(PRESENCE)) < 400
 
     on_two(body)
