@@ -162,6 +162,7 @@ class Rooms:
             eviction = self._evictions.pop(room.document_id, None)
             if eviction is not None:
                 eviction.cancel()
+            room.is_leaving = False
         return room.join(member, socket, on_end)
 
     # ------------------------------------------------------------------ from rooms
@@ -171,6 +172,7 @@ class Rooms:
         if self._rooms.get(room.document_id) is not room:
             return
         room.emptied_at = room.now()
+        room.is_leaving = False
         self._evict_in(room, self._services.limits.idle_grace)
 
     def _evict_in(self, room: Room, delay: float) -> None:
@@ -190,7 +192,9 @@ class Rooms:
         self._discarded.discard(room)
 
     def _evict(self, room: Room) -> None:
-        self._evictions.pop(room.document_id, None)
+        eviction = self._evictions.pop(room.document_id, None)
+        if eviction is not None:
+            eviction.cancel()
         if room.connections or self._rooms.get(room.document_id) is not room:
             return
         if not room.is_clean:
@@ -198,8 +202,9 @@ class Rooms:
             return
         if room.looked_at <= room.emptied_at:
             # The log may just have gone back: what only this room still holds is offered again first (R9).
+            room.is_leaving = True
             self._look.set()
-            self._evict_in(room, min(self._services.limits.head_look, max(0.25, room.now() - room.emptied_at)))
+            self._evict_in(room, self._services.limits.head_look)
             return
         self._forget(room)
         room.retire()
@@ -268,6 +273,8 @@ class Rooms:
             else:
                 room.looked_at = begun
                 room.head_seen(head, known)
+                if room.is_leaving:
+                    self._evict(room)
 
     async def drain(self, time_limit: float) -> None:
         """Have everything saved and end what the rooms still do. Raises nothing: what cannot be saved in time is logged."""

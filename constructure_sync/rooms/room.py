@@ -113,6 +113,7 @@ class Room:
         self._is_folding = False
         self.updates_since_compaction = 0
         self.emptied_at = 0.0
+        self.is_leaving = False  # as soon as its log was looked at once more
         self.looked_at = -1.0  # when the last look at the log's head began that succeeded
         self._refusals = Refusals(self, services)
 
