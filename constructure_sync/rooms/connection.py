@@ -297,13 +297,20 @@ class Connection:
             self.position += 1
             if state_vector is not None and covers(state_vector, piece.ranges):
                 self._withheld = self._withheld or piece.has_deletes
-            elif not (isinstance(piece, Entry) and piece.origin == self.number):
+            elif isinstance(piece, Entry) and piece.origin == self.number:
+                self.pass_own(self.position - 1)
+            else:
                 self._write(piece.framed)
                 sent += len(piece.framed)
         if state_vector is not None and not self.is_congested:
             # Last, so that a client counts as synced only when it has everything (y-websocket: first SyncStep2).
             self._state_vector = None
             self._write(history.deletes_frame() if self._withheld else EMPTY_STEP2)
+
+    def pass_own(self, start: int) -> None:
+        """The cursor has passed entries from `start` on that are the client's own: it was told nothing by that."""
+        if self._swept_position == start:
+            self._swept_position = self.position
 
     @property
     def is_live(self) -> bool:

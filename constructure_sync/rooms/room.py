@@ -330,6 +330,8 @@ class Room:
                 connection.socket.write(everything)
             elif len(origins) > 1:
                 connection.socket.write(b"".join([e.framed for e in entries if e.origin != connection.number]))
+            else:
+                connection.pass_own(start)
         RELAY_DELAY.observe(self.now() - entries[0].taken_at)
 
     # ------------------------------------------------------------------ saving

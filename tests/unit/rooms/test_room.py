@@ -307,6 +307,19 @@ def test_a_silent_connection_gets_a_keepalive_within_its_interval() -> None:
     on_bench(body)
 
 
+def test_a_lone_writer_gets_keepalives_although_its_cursor_moves() -> None:
+    async def body(bench: Bench) -> None:
+        writer, socket = bench.join(await bench.room(), ack=False)
+        await asyncio.sleep(1)
+        socket.take()
+        for update in edits(90):
+            live(writer, update)
+            await asyncio.sleep(0.5)
+        assert 2 <= len(socket.take()) <= 3
+
+    on_bench(body)
+
+
 # ---------------------------------------------------------------------- large updates
 
 
