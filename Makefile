@@ -13,8 +13,10 @@ VENV_READY := $(VENV)/.made
 RUNTIME_READY := $(VENV)/.runtime-installed
 DEV_READY := $(VENV)/.dev-installed
 NODE_READY := $(NODE_DIR)/node_modules/.installed
+PEERS := benchmarks/peers
+PEERS_READY := $(PEERS)/.venv/.installed
 
-.PHONY: help serve test check faults bench bench-smoke lock
+.PHONY: help serve test check faults bench bench-smoke bench-peers lock
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +43,9 @@ bench: $(DEV_READY) ## measure under load, on a machine that does nothing else; 
 bench-smoke: $(DEV_READY) ## a minute that shows that the benchmarks run and end right
 	$(BIN)/python -m benchmarks --smoke $(ARGS)
 
+bench-peers: $(DEV_READY) $(PEERS_READY) ## measure beside other servers, in turn, and write benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks compare $(ARGS)
+
 lock: $(DEV_READY) ## resolve requirements/*.txt and the Node lock anew
 	$(PIP) install --upgrade uv
 	$(BIN)/uv pip compile pyproject.toml --group build $(LOCK_FORM) --output-file requirements/runtime.txt
@@ -66,4 +71,11 @@ $(DEV_READY): requirements/dev.txt $(RUNTIME_READY)
 
 $(NODE_READY): $(NODE_DIR)/package.json $(NODE_DIR)/package-lock.json
 	cd $(NODE_DIR) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(PEERS_READY): $(PEERS)/requirements.txt $(PEERS)/hocuspocus/package-lock.json $(PEERS)/y-websocket-server/package-lock.json
+	$(PYTHON) -m venv $(PEERS)/.venv
+	$(PEERS)/.venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $(PEERS)/requirements.txt
+	cd $(PEERS)/hocuspocus && PATH="$(CURDIR)/$(PEERS)/.venv/bin:$$PATH" npm ci
+	cd $(PEERS)/y-websocket-server && PATH="$(CURDIR)/$(PEERS)/.venv/bin:$$PATH" npm ci
 	@touch $@

@@ -1,4 +1,5 @@
-"""Measure: `python -m benchmarks [NAME …] [--smoke] [--runs N] [--json FILE]`, or load a deployment: `python -m benchmarks URL …`.
+"""Measure: `python -m benchmarks [NAME …] [--smoke] [--runs N] [--json FILE]`, or load a deployment: `python -m benchmarks URL …`,
+or measure beside other servers: `python -m benchmarks compare`.
 
 Each name is a module of `workloads`; without one all are measured, one after the other.
 """
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-from benchmarks import live
+from benchmarks import compare, live
 from benchmarks.figures import Case, as_json, machine, measure
 from benchmarks.knobs import FULL, SMOKE, Knobs
 from benchmarks.servers import allow_many_sockets, unpin
@@ -39,6 +40,9 @@ def main(words: Sequence[str]) -> int:
     """Measure what the command line names, and print it."""
     if words and "://" in words[0]:
         return live.run(words)
+    if words and words[0] == "compare":
+        allow_many_sockets()
+        return compare.run(words[1:])
     names = "\n".join(f"  {name:<12} {what}" for name, what in WORKLOADS.items())
     parser = argparse.ArgumentParser(
         prog="benchmarks", description=f"{__doc__}\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter

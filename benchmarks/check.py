@@ -7,7 +7,7 @@ from pycrdt import Doc, Map, Text
 
 from benchmarks.edits import MARK, PROPERTIES, TEXT, mark
 from benchmarks.generator import Client, Generator
-from benchmarks.wire import BINARY, STEP1, Frames, LoadFailed, sync_payload
+from benchmarks.wire import BINARY, STEP1, Frames, LoadFailed
 
 Content = tuple[Counter[bytes], dict[str, str]]
 
@@ -48,7 +48,7 @@ def content(client: Client) -> Content:
         for update in client.made:
             document.apply_update(update)
         for opcode, payload in Frames().feed(b"".join(client.received)):
-            sync = sync_payload(payload) if opcode == BINARY else None
+            sync = client.sync_payload(payload) if opcode == BINARY else None
             if sync is not None and sync[0] != STEP1:
                 document.apply_update(sync[1])
     typed = Counter(mark(int(number)) for number in MARK.findall(str(text).encode()))

@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from benchmarks.edits import MARK, MARK_BYTES, PREFIX, Author
+from benchmarks.edits import MARK, MARK_BYTES, PREFIX, Author, var_bytes
 from benchmarks.wire import (
     ASK_EVERYTHING,
+    AUTHENTICATE,
+    AUTHENTICATED,
     BINARY,
     CLOSE,
     NOTHING_TO_OFFER,
@@ -25,6 +27,7 @@ from benchmarks.wire import (
     Frames,
     LoadFailed,
     client_frame,
+    hocuspocus_of,
     open_socket,
     read_var_uint,
     sync_payload,
@@ -46,6 +49,7 @@ class Client:
         "_frames",
         "_is_secure",
         "_line",
+        "_prefix",
         "_writes",
         "arrived",
         "author",
@@ -71,32 +75,46 @@ class Client:
         self.waiting: deque[tuple[int, float]] = deque()
         self._carry = b""
         self._frames = Frames()
+        url, self._prefix, token = hocuspocus_of(url)
         self._line, rest = open_socket(url)
         self.fd = self._line.fileno()
         self._is_secure = isinstance(self._line, ssl.SSLSocket)
         self._writes = 1  # the empty answer to the server's question
+        if self._prefix:
+            self._line.sendall(client_frame(self._prefix + AUTHENTICATE + var_bytes(token) + var_bytes(b"4.7.0")))
+        else:
+            self._ask()
         self._join(rest)
 
+    def _ask(self) -> None:
+        """Ask for everything, and answer what the server asks."""
+        self._line.sendall(client_frame(self._prefix + ASK_EVERYTHING) + client_frame(self._prefix + NOTHING_TO_OFFER))
+
     def _join(self, data: bytes) -> None:
-        """Ask for everything, answer the server's question, and return when the client is synced."""
-        self._line.sendall(client_frame(ASK_EVERYTHING) + client_frame(NOTHING_TO_OFFER))
+        """Return when the client is synced."""
         while True:
             self.received.append(data)
             for opcode, payload in self._frames.feed(data):
                 if opcode == CLOSE:
                     raise LoadFailed(f"the server closed the socket: {payload!r}")
-                sync = sync_payload(payload) if opcode == BINARY else None
-                if sync is not None and sync[0] == STEP2:
+                sync = self.sync_payload(payload) if opcode == BINARY else None
+                if self._prefix and payload.removeprefix(self._prefix).startswith(AUTHENTICATED):
+                    self._ask()
+                elif sync is not None and sync[0] == STEP2:
                     self._line.setblocking(False)
                     return
             data = self._line.recv(READ_BYTES)
             if not data:
                 raise LoadFailed("the server closed the line")
 
+    def sync_payload(self, message: bytes) -> tuple[int, bytes] | None:
+        """Return the step and the payload of a sync message; None for any other message."""
+        return sync_payload(message.removeprefix(self._prefix))
+
     def send(self, update: bytes, now: float) -> None:
         """Send an update. LoadFailed: the socket is full, as it only is when the server reads nothing."""
         self.made.append(update)
-        frame = update_frame(update)
+        frame = update_frame(update, self._prefix)
         if self.wants_receipts:
             self._writes += 1
             self.waiting.append((self._writes, now))
@@ -158,15 +176,19 @@ class Client:
 
 
 class Generator:
-    """Clients, and the edits they make. sent_at, sent_by: by the number of the edit. latencies: of what observers received."""
+    """Clients, and the edits they make. sent_at, sent_by: by the number of the edit. latencies: of what observers received.
 
-    def __init__(self, randomness: random.Random) -> None:
+    echoes: whether the server sends a writer its own edits back.
+    """
+
+    def __init__(self, randomness: random.Random, *, echoes: bool = False) -> None:
         self.clients: list[Client] = []
         self.sent_at: list[float] = []
         self.sent_by: list[Client] = []
         self.latencies: list[float] = []
         self.on_arrival: Callable[[Client, int], None] | None = None
         self._randomness = randomness
+        self._echoes = echoes
         self._by_fd: dict[int, Client] = {}
         self._poll = select.epoll()
 
@@ -197,7 +219,7 @@ class Generator:
 
     def poll(self, seconds: float) -> None:
         """Read what arrives, waiting so long for the first of it."""
-        by_fd, clock, sent_at = self._by_fd, time.perf_counter, self.sent_at
+        by_fd, clock, sent_at, sent_by = self._by_fd, time.perf_counter, self.sent_at, self.sent_by
         for fd, _ in self._poll.poll(seconds):
             client = by_fd[fd]
             data = client.read()
@@ -208,6 +230,8 @@ class Generator:
                 continue
             now = clock()
             for number in map(int, client.marks(data)):
+                if sent_by[number] is client:
+                    continue  # an echo
                 self.latencies.append(now - sent_at[number])
                 if self.on_arrival is not None:
                     self.on_arrival(client, number)
@@ -230,7 +254,8 @@ class Generator:
         own: dict[int, int] = {}
         for client in self.sent_by:
             made[client.room] = made.get(client.room, 0) + 1
-            own[client.fd] = own.get(client.fd, 0) + 1
+            if not self._echoes:
+                own[client.fd] = own.get(client.fd, 0) + 1
         waiting = self.clients
         deadline = time.perf_counter() + SETTLE_SECONDS
         while True:

@@ -7,19 +7,18 @@ from typing import Final
 
 from benchmarks.figures import GENERATOR, Figures
 from benchmarks.generator import Client, Generator
-from benchmarks.servers import Target, backend_seconds, cpu_seconds, rest
-from tests.server_process import ServerProcess
+from benchmarks.servers import Loadable, Process, backend_seconds, cpu_seconds, rest
 
 SEED: Final = 1
 
 
-def new_generator() -> Generator:
+def new_generator(*, echoes: bool = False) -> Generator:
     """Return a generator; each makes the same random choices."""
-    return Generator(random.Random(SEED))
+    return Generator(random.Random(SEED), echoes=echoes)
 
 
 def fill_rooms(
-    generator: Generator, target: Target, rooms: int, clients: int, *, instance: int = 0, wants_receipts: bool = False
+    generator: Generator, target: Loadable, rooms: int, clients: int, *, instance: int = 0, wants_receipts: bool = False
 ) -> list[Client]:
     """Have so many clients join each of the first rooms."""
     return [
@@ -29,7 +28,9 @@ def fill_rooms(
     ]
 
 
-def warm_up(generator: Generator, writers: Sequence[Client], per_second: float, seconds: float, target: Target) -> None:
+def warm_up(
+    generator: Generator, writers: Sequence[Client], per_second: float, seconds: float, target: Loadable
+) -> None:
     """Edit for a while, and wait until everybody has everything and the servers are at rest."""
     generator.steadily(writers, per_second, seconds)
     generator.settle()
@@ -42,7 +43,7 @@ def warm_up(generator: Generator, writers: Sequence[Client], per_second: float, 
 class Meter:
     """What a spell costs: processor time of servers and of the generator, from `start` on."""
 
-    def __init__(self, *servers: ServerProcess) -> None:
+    def __init__(self, *servers: Process) -> None:
         self._servers = servers
         self.start()
 

@@ -5,10 +5,10 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import psutil  # type: ignore[import-untyped]
 
@@ -23,24 +23,54 @@ BACKENDS: Final = {"PostgreSQL": "postgres", "Valkey": "valkey-server"}  # progr
 MIB: Final = 1024 * 1024
 
 
+class Process(Protocol):
+    """What runs."""
+
+    @property
+    def pid(self) -> int: ...
+
+
+class Loadable(Protocol):
+    """What can be loaded: the processes of a server, and where its rooms are. echoes: see Generator."""
+
+    @property
+    def instances(self) -> Sequence[Process]: ...
+
+    @property
+    def echoes(self) -> bool: ...
+
+    def url(self, room: int, instance: int = 0) -> str:
+        """Return where a client syncs a room."""
+        ...
+
+    def urls(self) -> list[str]:
+        """Return where fresh clients sync, by room."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Instances that run, the first one on a core of its own, and courses to edit."""
 
     instances: Sequence[ServerProcess]
     courses: Sequence[Course]
+    echoes: bool = False
 
     @property
     def server(self) -> ServerProcess:
         return self.instances[0]
 
-    def url(self, course: int, instance: int = 0) -> str:
+    def url(self, room: int, instance: int = 0) -> str:
         """Return where a client syncs a course."""
-        return self.courses[course].url(self.instances[instance].port)
+        return self.courses[room].url(self.instances[instance].port)
 
     def urls(self) -> list[str]:
         """Return where fresh clients sync, by course."""
         return [self.url(course) for course in range(len(self.courses))]
+
+
+World = Callable[[int], contextlib.AbstractContextManager[Loadable]]
+"""Starts a server with so many rooms."""
 
 
 @contextlib.contextmanager
@@ -70,7 +100,7 @@ def open_courses(server: ServerProcess, count: int) -> list[Course]:
     return [Course(course, server.connect(account, course).token) for course in ids]
 
 
-def pin(server: ServerProcess) -> None:
+def pin(server: Process) -> None:
     """Put a server with its threads and worker processes on one core, and everything else of ours on the others."""
     cores = os.sched_getaffinity(0)
     if len(cores | {SERVER_CORE}) < 2:
@@ -87,7 +117,7 @@ def unpin() -> None:
     os.sched_setaffinity(0, set(range(os.cpu_count() or 1)))
 
 
-def cpu_seconds(server: ServerProcess) -> tuple[float, float]:
+def cpu_seconds(server: Process) -> tuple[float, float]:
     """Return the processor time so far of the serving process and of its worker processes."""
     serving, *workers = (_thread_seconds(process.pid) for process in _family(server.pid))
     return serving, sum(workers)
@@ -103,7 +133,7 @@ def backend_seconds() -> dict[str, float]:
     }
 
 
-def rest(*servers: ServerProcess) -> None:
+def rest(*servers: Process) -> None:
     """Wait until servers have nothing to do: what they start, fold and derive after their first edits is not measured."""
     deadline = time.monotonic() + _REST_SECONDS
     busy = 1.0
@@ -113,7 +143,7 @@ def rest(*servers: ServerProcess) -> None:
         busy = (sum(sum(cpu_seconds(server)) for server in servers) - before) / _LOOK_SECONDS
 
 
-def resident(server: ServerProcess) -> int:
+def resident(server: Process) -> int:
     """Return the bytes of memory that the serving process holds, without its worker processes."""
     return int(psutil.Process(server.pid).memory_info().rss)
 

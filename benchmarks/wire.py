@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 from os import urandom
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from benchmarks.edits import var_bytes
 
@@ -16,6 +16,9 @@ SYNC, RECEIPT = 0, 120
 STEP1, STEP2, UPDATE = 0, 1, 2
 ASK_EVERYTHING: Final = b"\x00\x00\x01\x00"
 NOTHING_TO_OFFER: Final = b"\x00\x01\x02\x00\x00"
+AUTHENTICATE: Final = b"\x02\x00"
+AUTHENTICATED: Final = b"\x02\x02"
+_HOCUSPOCUS: Final = "hocuspocus+"
 _READ_BYTES: Final = 262_144
 
 
@@ -34,9 +37,21 @@ def client_frame(message: bytes, opcode: int = BINARY) -> bytes:
     return first + b"\xff" + size.to_bytes(8, "big") + b"\0\0\0\0" + message
 
 
-def update_frame(update: bytes) -> bytes:
+def update_frame(update: bytes, prefix: bytes = b"") -> bytes:
     """Frame a live update."""
-    return client_frame(b"\x00\x02" + var_bytes(update))
+    return client_frame(prefix + b"\x00\x02" + var_bytes(update))
+
+
+def hocuspocus_of(url: str) -> tuple[str, bytes, bytes]:
+    """Return where to connect, what stands before each message, and the token: for `hocuspocus+ws://host/path?token=…#document`.
+
+    Any other URL is returned as it is; nothing stands before its messages.
+    """
+    if not url.startswith(_HOCUSPOCUS):
+        return url, b"", b""
+    parts = urlsplit(url.removeprefix(_HOCUSPOCUS))
+    token = parse_qs(parts.query).get("token", [""])[0]
+    return parts._replace(fragment="").geturl(), var_bytes(parts.fragment.encode()), token.encode()
 
 
 class Frames:

