@@ -17,7 +17,7 @@ class Knobs:
     """How much is measured. Seconds are those of load, without setting up and checking."""
 
     runs: int = 3
-    seconds: float = 8.0
+    seconds: float = 5.0
     warm_up_seconds: float = 1.0
     idle_connections: tuple[int, ...] = (1_000, 5_000, 9_000)
     idle_per_room: int = 20
