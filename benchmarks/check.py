@@ -45,14 +45,17 @@ def content(client: Client) -> Content:
     text, properties = Text(), Map[str]()
     document: Doc[Text | Map[str]] = Doc({TEXT: text, PROPERTIES: properties})
     with document.transaction():
-        for update in client.made:
+        for update in updates_of(client):
             document.apply_update(update)
-        for opcode, payload in Frames().feed(b"".join(client.received)):
-            sync = client.sync_payload(payload) if opcode == BINARY else None
-            if sync is not None and sync[0] != STEP1:
-                document.apply_update(sync[1])
     typed = Counter(mark(int(number)) for number in MARK.findall(str(text).encode()))
     return typed, {key: value for key, value in properties.items() if MARK.match(value.encode())}
+
+
+def updates_of(client: Client) -> list[bytes]:
+    """Return all updates that a client has made and received."""
+    messages = (payload for opcode, payload in Frames().feed(b"".join(client.received)) if opcode == BINARY)
+    synced = [sync for sync in map(client.sync_payload, messages) if sync is not None]
+    return [*client.made, *(payload for step, payload in synced if step != STEP1)]
 
 
 def expectation(clients: Sequence[Client]) -> Content:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
-from benchmarks.check import check
+from benchmarks.check import check, content, expectation
 from benchmarks.figures import Case, Figures, quantile
 from benchmarks.generator import Client, Generator
 from benchmarks.knobs import Knobs
 from benchmarks.load import new_generator
 from benchmarks.servers import MIB, Target, embedded, pin, resident, rest
+from benchmarks.wire import LoadFailed
 
 _WRITERS = 4
 _WINDOW = 50  # edits on their way
@@ -36,6 +37,7 @@ def _measure(edits: int, joins: int) -> Figures:
             before = resident(target.server)
             _grow(generator, target, 0, edits)
             check(generator, target.urls())
+            expected = expectation([client for client in generator.clients if client.room == 0])
             rest(target.server)
             grown = resident(target.server) - before
         target.server.stop()
@@ -45,14 +47,16 @@ def _measure(edits: int, joins: int) -> Figures:
         after_start = _open(target, 1)
         rest(target.server)
         before = resident(target.server)
-        taken = [_open(target, 0)]
+        first = _open(target, 0)
         opened = resident(target.server) - before
-        taken += [_open(target, 0) for _ in range(joins)]
+        further = [_open(target, 0) for _ in range(joins)]
+    if any(content(client) != expected for _, client in (first, further[-1])):
+        raise LoadFailed("the course came back as another one")
     return {
-        "first join ms": taken[0][0] * 1e3,
+        "first join ms": first[0] * 1e3,
         f"first join of all after a start ({_LONG_TAIL} edits) ms": after_start[0] * 1e3,
-        "further joins p50 ms": quantile([seconds for seconds, _ in taken[1:]], 0.5) * 1e3,
-        "KiB that a joiner gets": taken[0][1] / 1024,
+        "further joins p50 ms": quantile([seconds for seconds, _ in further], 0.5) * 1e3,
+        "KiB that a joiner gets": sum(map(len, first[1].received)) / 1024,
         "MiB more after the first join": opened / MIB,
         "MiB more after all edits in an open room": grown / MIB,
         "segments in the log": segments,
@@ -74,13 +78,13 @@ def _grow(generator: Generator, target: Target, course: int, edits: int) -> None
     generator.settle()
 
 
-def _open(target: Target, course: int) -> tuple[float, int]:
-    """Join once; return the seconds and the bytes that it took."""
+def _open(target: Target, course: int) -> tuple[float, Client]:
+    """Join once; return the seconds that it took, and the client, whose line is closed."""
     started = time.perf_counter()
     client = Client(target.url(course), course, 1, is_observer=False, wants_receipts=False)
     seconds = time.perf_counter() - started
     client.close()
-    return seconds, sum(map(len, client.received))
+    return seconds, client
 
 
 def _log(target: Target) -> tuple[int, int]:
