@@ -31,6 +31,11 @@ def reconcile(known: Known, history: Sequence[bytes], stored: Sequence[bytes]) -
                 theirs.append(part)
                 known.add(part)
         logged.add(logged.close(update, STORED_LIMITS))
+    # A collected segment implies deletes that it does not name, and tells whoever has its structs already nothing of them.
+    implied = known.close(delete_set_update(logged.deletes), STORED_LIMITS)
+    if not implied.is_empty:
+        theirs.append(implied)
+        known.add(implied)
     ours: list[tuple[int, ClosedPart]] = []
     for index, update in enumerate(history):
         if update in theirs_as_bytes:
@@ -39,7 +44,6 @@ def reconcile(known: Known, history: Sequence[bytes], stored: Sequence[bytes]) -
         if not part.is_empty:
             ours.append((index, part))
             logged.add(part)
-    # Where a segment was collected, its structs imply deletes that it does not name; a log that has these structs learns them here.
     rest = logged.close(delete_set_update(known.deletes), STORED_LIMITS)
     if not rest.is_empty:
         ours.append((len(history) - 1, rest))

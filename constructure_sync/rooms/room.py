@@ -416,9 +416,11 @@ class Room:
 
         mark: the head when the log was looked at; what came later waits as it did. offers: position, piece, and the part of it.
         """
+        # All at the place of the first: deletes that a piece implies are offered last, and are no more saved before than it is.
+        first = min((position for position, _, _ in offers), default=mark)
         again = [
-            (position, Entry(part.update, part.ranges, bool(part.deletes), 0, _user_of(piece), self.now()))
-            for position, piece, part in offers
+            (first, Entry(part.update, part.ranges, bool(part.deletes), 0, _user_of(piece), self.now()))
+            for _, piece, part in offers
         ]
         self._take_back(self._in_flight)
         self._outbox.replace([*again, *self._outbox.from_position(mark)])
