@@ -4,15 +4,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from constructure_sync.protocol.closed_part import ClosedPart
+from constructure_sync.protocol.id_ranges import IdRanges
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.update_reader import STORED_LIMITS
 from constructure_sync.protocol.update_writer import delete_set_update
 
 
 class Reconciled(NamedTuple):
-    """theirs: parts that the room lacks, in the log's order. ours: (index into the history, part) that the log lacks."""
+    """theirs: parts that the room lacks, in the log's order. ours: (index into the history, part) that the log lacks.
+
+    Collected segments imply deletes that they do not name, and tell whoever has, or meanwhile gets, their structs from elsewhere
+    nothing of them. So every delete that is new to the room is named once more in `deletes`, to be taken after `theirs` whatever
+    is known by then; and every one that is new to the log in the last of `ours`.
+    """
 
     theirs: list[ClosedPart]
+    deletes: ClosedPart
     ours: list[tuple[int, ClosedPart]]
 
 
@@ -21,30 +28,35 @@ def reconcile(known: Known, history: Sequence[bytes], stored: Sequence[bytes]) -
 
     Raises ProtocolViolation when one of them is malformed.
     """
-    theirs: list[ClosedPart] = []
     logged = Known()
-    ours_as_bytes, theirs_as_bytes = set(history), set(stored)
+    theirs: list[ClosedPart] = []
+    known_before = known.deletes.copy()
+    history_bytes, stored_bytes = set(history), set(stored)  # most are the same, and reading takes time
     for update in stored:
-        if update not in ours_as_bytes:  # mostly the same updates, which cost time to read
+        if update not in history_bytes:
             part = known.close(update, STORED_LIMITS)
             if not part.is_empty:
                 theirs.append(part)
                 known.add(part)
         logged.add(logged.close(update, STORED_LIMITS))
-    # A collected segment implies deletes that it does not name, and tells whoever has its structs already nothing of them.
-    implied = known.close(delete_set_update(logged.deletes), STORED_LIMITS)
-    if not implied.is_empty:
-        theirs.append(implied)
-        known.add(implied)
+    deletes = _named(known, known_before, logged.deletes)
     ours: list[tuple[int, ClosedPart]] = []
+    logged_before = logged.deletes.copy()
     for index, update in enumerate(history):
-        if update in theirs_as_bytes:
-            continue
-        part = logged.close(update, STORED_LIMITS)
-        if not part.is_empty:
-            ours.append((index, part))
-            logged.add(part)
-    rest = logged.close(delete_set_update(known.deletes), STORED_LIMITS)
+        if update not in stored_bytes:
+            part = logged.close(update, STORED_LIMITS)
+            if not part.is_empty:
+                ours.append((index, part))
+                logged.add(part)
+    rest = _named(logged, logged_before, known.deletes)
     if not rest.is_empty:
         ours.append((len(history) - 1, rest))
-    return Reconciled(theirs, ours)
+    return Reconciled(theirs, deletes, ours)
+
+
+def _named(known: Known, before: IdRanges, deletes: IdRanges) -> ClosedPart:
+    """Name those of the deletes that are not among `before`; they are known then, too."""
+    known.deletes = before
+    part = known.close(delete_set_update(deletes), STORED_LIMITS)
+    known.add(part)
+    return part

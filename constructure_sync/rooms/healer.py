@@ -89,6 +89,7 @@ class Healer:
             return
         for part in reconciled.theirs:
             room.take_saved(room.unless_known(part))
+        room.take_saved(reconciled.deletes)
         self._place.start_at(stored.head)
         self.is_healing = False
         self._ended_at = room.now()

@@ -17,6 +17,8 @@ _SEEDS_THAT_FAILED = {
     1892: "a large update of another instance is read while the room heals",
     2525: "a log that was set back lacks deletes that a collected segment only implies, and a large answer repeats them",
     2867: "a log that was set back lacks deletes that a collected segment only implies",
+    3730: "such deletes are offered last, and a receipt for one of them is due before",
+    5947: "the structs of a collected segment come from elsewhere while the room heals, without their deletes",
 }
 
 
