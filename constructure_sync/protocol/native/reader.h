@@ -1,0 +1,299 @@
+/* Bounded reading of lib0's encoding out of hostile bytes.
+ *
+ * Every function reads at the cursor and moves it on, and gives false when the bytes are not what they should be; then
+ * `reason` says what was wrong in the words of the same reader in Python (`lib0.py`, `update_reader.py`), which these
+ * functions follow step by step. No function reads at or beyond `size`; none allocates; none touches a Python object.
+ */
+
+#ifndef CONSTRUCTURE_READER_H
+#define CONSTRUCTURE_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define MAX_SAFE_INTEGER ((UINT64_C(1) << 53) - 1)
+#define MAX_VAR_BYTES 10
+#define MAX_CLOCK UINT64_C(0xFFFFFFFF)
+
+/* Content references and the bits of the info byte. */
+enum { GC = 0, DELETED = 1, BINARY = 3, STRING = 4, EMBED = 5, FORMAT = 6, TYPE = 7, ANY = 8, DOC = 9, SKIP = 10 };
+enum { HAS_ORIGIN = 0x80, HAS_RIGHT_ORIGIN = 0x40, HAS_PARENT_KEY = 0x20, REFERENCE = 0x1F };
+
+enum { TYPE_REFERENCES = 7, XML_ELEMENT = 3, XML_HOOK = 5 };
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+    size_t position;    /* never beyond `size` */
+    const char *reason; /* what was wrong; static text; NULL while nothing was */
+    int code;           /* the close code that goes with it */
+} Reader;
+
+static inline Reader reader_of(const void *data, size_t size)
+{
+    return (Reader){.data = data, .size = size, .position = 0, .reason = NULL, .code = 4400};
+}
+
+/* Note what is wrong and give false. */
+static inline bool refuse(Reader *reader, const char *reason)
+{
+    reader->reason = reason;
+    return false;
+}
+
+/* The same for what is too much rather than malformed. */
+static inline bool refuse_too_large(Reader *reader, const char *reason)
+{
+    reader->code = 4413;
+    return refuse(reader, reason);
+}
+
+static inline size_t bytes_left(const Reader *reader)
+{
+    return reader->size - reader->position;
+}
+
+static inline bool read_byte(Reader *reader, uint8_t *byte)
+{
+    if (reader->position >= reader->size)
+        return refuse(reader, "update ends too early");
+    *byte = reader->data[reader->position++];
+    return true;
+}
+
+/* A varUint of at most ten bytes and 2^53-1. */
+static inline bool read_var_uint(Reader *reader, uint64_t *number)
+{
+    size_t left = bytes_left(reader);
+    const uint8_t *bytes = reader->data + reader->position;
+    size_t most = left < MAX_VAR_BYTES ? left : MAX_VAR_BYTES;
+    uint64_t value = 0;
+    for (size_t place = 0; place < most; place++) {
+        uint64_t bits = bytes[place] & 0x7F;
+        /* Nine bytes are 63 bits. Of the tenth one bit fits, but any bit of it at all is too many. */
+        value |= (place < 9 ? bits : bits != 0) << 7 * place;
+        if (bytes[place] < 0x80) {
+            if (value > MAX_SAFE_INTEGER)
+                return refuse(reader, "integer above 2^53-1");
+            reader->position += place + 1;
+            *number = value;
+            return true;
+        }
+    }
+    return refuse(reader, "integer is cut off or too long");
+}
+
+/* A byte string that carries its length in front; `start` is where it lies in the data. */
+static inline bool read_slice(Reader *reader, size_t *start, size_t *length)
+{
+    uint64_t declared;
+    if (reader->position >= reader->size)
+        return refuse(reader, "update ends too early");
+    if (!read_var_uint(reader, &declared))
+        return false;
+    if (declared > bytes_left(reader))
+        return refuse(reader, "length is beyond the end of the update");
+    *start = reader->position;
+    *length = (size_t)declared;
+    reader->position += *length;
+    return true;
+}
+
+static inline bool skip_slice(Reader *reader)
+{
+    size_t start, length;
+    return read_slice(reader, &start, &length);
+}
+
+/* How many of the bytes are ASCII before the first that is not. */
+static inline size_t ascii_prefix(const uint8_t *text, size_t length)
+{
+    size_t place = 0;
+    while (length - place >= 8) {
+        uint64_t eight;
+        memcpy(&eight, text + place, 8);
+        if (eight & UINT64_C(0x8080808080808080))
+            break;
+        place += 8;
+    }
+    while (place < length && text[place] < 0x80)
+        place++;
+    return place;
+}
+
+/* How many bytes the well-formed UTF-8 character takes that begins with a byte of 0x80 or more; 0: ill-formed.
+ * The bounds of the second byte refuse overlong forms, surrogates and what lies beyond U+10FFFF (Unicode, table 3-7). */
+static inline size_t character_size(const uint8_t *text, size_t length)
+{
+    uint8_t first = text[0], lowest = 0x80, highest = 0xBF;
+    size_t size;
+    if (first < 0xC2 || first > 0xF4)
+        return 0;
+    size = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    if (size > length)
+        return 0;
+    if (first == 0xE0)
+        lowest = 0xA0;
+    else if (first == 0xED)
+        highest = 0x9F;
+    else if (first == 0xF0)
+        lowest = 0x90;
+    else if (first == 0xF4)
+        highest = 0x8F;
+    if (text[1] < lowest || text[1] > highest)
+        return 0;
+    for (size_t place = 2; place < size; place++)
+        if ((text[place] & 0xC0) != 0x80)
+            return 0;
+    return size;
+}
+
+/* The length of UTF-8 text in UTF-16 code units, which is how Yjs counts; false: ill-formed. */
+static inline bool utf16_length(const uint8_t *text, size_t length, uint64_t *units)
+{
+    size_t place = ascii_prefix(text, length);
+    uint64_t counted = place;
+    while (place < length) {
+        size_t size = character_size(text + place, length - place);
+        if (size == 0)
+            return false;
+        place += size;
+        counted += size == 4 ? 2 : 1;
+        size_t plain = ascii_prefix(text + place, length - place);
+        place += plain;
+        counted += plain;
+    }
+    *units = counted;
+    return true;
+}
+
+/* A string and its length in UTF-16 code units. */
+static inline bool read_text(Reader *reader, uint64_t *units)
+{
+    size_t start, length;
+    if (!read_slice(reader, &start, &length))
+        return false;
+    return utf16_length(reader->data + start, length, units) || refuse(reader, "string is not UTF-8");
+}
+
+static inline bool skip_string(Reader *reader)
+{
+    uint64_t units;
+    return read_text(reader, &units);
+}
+
+/* A varInt whose magnitude is at most 2^53-1. */
+static inline bool skip_var_int(Reader *reader)
+{
+    size_t start = reader->position;
+    uint8_t first;
+    uint64_t rest;
+    if (!read_byte(reader, &first))
+        return false;
+    if (first < 0x80)
+        return true;
+    if (!read_var_uint(reader, &rest))
+        return false;
+    if (reader->position - start > MAX_VAR_BYTES || rest >> 47)
+        return refuse(reader, "integer above 2^53-1");
+    return true;
+}
+
+static inline bool skip_bytes(Reader *reader, size_t count)
+{
+    if (count > bytes_left(reader))
+        return refuse(reader, "update ends too early");
+    reader->position += count;
+    return true;
+}
+
+/* The deepest nesting of plain values that is followed, whatever the limits say: more could exhaust the stack. */
+#define DEEPEST_ANY 1000
+
+static inline bool skip_any(Reader *reader, uint64_t depth_left);
+
+/* The entries of an array (117) or of an object (118), in which a key comes before each. */
+static inline bool skip_entries(Reader *reader, bool keyed, uint64_t depth_left)
+{
+    uint64_t count;
+    if (depth_left == 0)
+        return refuse(reader, "value nested too deep");
+    if (!read_var_uint(reader, &count))
+        return false;
+    if (count * (keyed ? 2 : 1) > bytes_left(reader))
+        return refuse(reader, "value declares more entries than it holds");
+    while (count--)
+        if ((keyed && !skip_string(reader)) || !skip_any(reader, depth_left - 1))
+            return false;
+    return true;
+}
+
+/* One lib0 `Any` value, which may nest `depth_left` (at most DEEPEST_ANY) arrays and objects. */
+static inline bool skip_any(Reader *reader, uint64_t depth_left)
+{
+    uint8_t tag;
+    if (!read_byte(reader, &tag))
+        return false;
+    switch (tag) {
+    case 127: /* undefined */
+    case 126: /* null */
+    case 121: /* false */
+    case 120: /* true */
+        return true;
+    case 125:
+        return skip_var_int(reader);
+    case 124: /* 32-bit float */
+        return skip_bytes(reader, 4);
+    case 123: /* 64-bit float */
+    case 122: /* 64-bit integer */
+        return skip_bytes(reader, 8);
+    case 119:
+        return skip_string(reader);
+    case 118:
+    case 117:
+        return skip_entries(reader, tag == 118, depth_left);
+    case 116:
+        return skip_slice(reader);
+    default:
+        return refuse(reader, "unknown kind of value");
+    }
+}
+
+/* ContentString: its length in clocks is that in UTF-16 code units. */
+static inline bool read_string_content(Reader *reader, uint64_t *length)
+{
+    if (!read_text(reader, length))
+        return false;
+    return *length > 0 || refuse(reader, "empty string content");
+}
+
+/* ContentType; one clock long. */
+static inline bool read_type_content(Reader *reader, uint64_t *length)
+{
+    uint64_t reference;
+    if (!read_var_uint(reader, &reference))
+        return false;
+    if (reference >= TYPE_REFERENCES || reference == XML_HOOK)
+        return refuse(reader, "unknown shared type");
+    *length = 1;
+    return reference != XML_ELEMENT || skip_string(reader);
+}
+
+/* ContentAny: one clock per value. */
+static inline bool read_any_content(Reader *reader, uint64_t max_any_depth, uint64_t *length)
+{
+    if (!read_var_uint(reader, length))
+        return false;
+    if (*length == 0)
+        return refuse(reader, "empty list of values");
+    if (*length > bytes_left(reader))
+        return refuse(reader, "list declares more values than it holds");
+    for (uint64_t left = *length; left > 0; left--)
+        if (!skip_any(reader, max_any_depth))
+            return false;
+    return true;
+}
+
+#endif
