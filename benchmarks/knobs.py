@@ -40,6 +40,8 @@ class Knobs:
     history_edits: tuple[int, ...] = (1_000, 100_000)
     history_joins: int = 9
     commits: int = 500  # bare commits of the same disk
+    floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor
+    floor_fan_outs: tuple[tuple[int, int], ...] = ((20, 100), (100, 100))  # clients of a room, edits a second
 
 
 FULL = Knobs()
@@ -58,5 +60,7 @@ SMOKE = Knobs(
     history_edits=(1_000,),
     history_joins=3,
     commits=50,
+    floor_room=20,
+    floor_fan_outs=((20, 100),),
 )
 """Enough to see that everything runs and is right, within a minute. Its figures say nothing."""

@@ -26,6 +26,10 @@ class LoadFailed(Exception):
     """The server did not do what the load needs."""
 
 
+class Absent(LoadFailed):
+    """Something that is measured, or measured with, is not on this machine."""
+
+
 def client_frame(message: bytes, opcode: int = BINARY) -> bytes:
     """Frame one message of a client. The mask is of zeros: masking costs the generator, never the server."""
     size = len(message)
