@@ -1,6 +1,7 @@
 """The ASGI application and the server around it."""
 
 import asyncio
+import gc
 import random
 import signal
 import socket
@@ -35,6 +36,7 @@ _log = get_logger()
 _SEED_SECONDS = 20.0
 _FIRST_DELAY = 0.2
 _MAX_DELAY = 2.0
+_COLLECT_AFTER = (20_000, 20, 20)  # objects made; collections of the generation before
 
 
 class Instance:
@@ -131,6 +133,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
 
         def on_ready(url: str) -> None:
             instance.port = int(url.rpartition(":")[2])
+            collect_seldom()
             host.ready(url, server)
 
         config = uvicorn.Config(
@@ -174,6 +177,17 @@ async def enter_when_up(
                 is_told = True
             await asyncio.sleep(min(delay * randomness.uniform(0.5, 1.0), left))
             delay = min(delay * 2, _MAX_DELAY)
+
+
+def collect_seldom() -> None:
+    """Leave what is there after a start out of garbage collection for good, and look for cycles less often.
+
+    Python's collector walks all that lives whenever some hundred objects were made; nearly everything here is freed by its
+    reference count. At its defaults it took a sixth of the processor time under load, in pauses that everybody waits for.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _outlive(number: int, frame: FrameType | None) -> None:

@@ -128,8 +128,10 @@ class LogWriter:
 
     def wake(self, journal: Journal, new_bytes: int) -> None:
         """A room has taken an update of so many bytes: commit it with the next batch. 0: ask it again for what it has."""
-        if new_bytes:
-            self._set_unsaved(journal, self._unsaved.get(journal, 0) + new_bytes)
+        if new_bytes:  # as `_set_unsaved` does, which costs too much for each edit
+            self._unsaved[journal] = self._unsaved.get(journal, 0) + new_bytes
+            self._unsaved_bytes += new_bytes
+            self._idle.clear()
         self._dirty[journal] = None
         self._news.set()
 

@@ -53,15 +53,19 @@ class QueryAwareness:
 Message = SyncStep1 | SyncStep2 | Update | AwarenessUpdate | QueryAwareness
 
 
+def short_update(frame: bytes) -> bytes | None:
+    """The update of a short live edit, as most messages of clients are; None: `decode_message` tells what it is."""
+    if len(frame) > 2 and frame[1] == _UPDATE and frame[0] == _SYNC and frame[2] == len(frame) - 3 < 128:
+        return frame[3:]
+    return None
+
+
 def decode_message(frame: bytes) -> Message:
     """The one message of a binary WebSocket message from a client.
 
     Raises ProtocolViolation for anything else: unknown types, type 2 (auth goes from server to client only),
     cut or trailing bytes.
     """
-    # A keystroke: sync, update, one-byte length. Most messages look like this, so they skip the reader.
-    if len(frame) > 2 and frame[1] == _UPDATE and frame[0] == _SYNC and frame[2] == len(frame) - 3 < 128:
-        return Update(frame[3:])
     reader = Reader(frame)
     kind = reader.read_var_uint()
     message: Message

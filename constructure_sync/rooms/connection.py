@@ -25,6 +25,7 @@ from constructure_sync.protocol.messages import (
     decode_message,
     permission_denied,
     receipt,
+    short_update,
     sync_step1,
 )
 from constructure_sync.protocol.state_vector import decode_state_vector
@@ -134,7 +135,11 @@ class Connection:
         if self.is_closing or self.has_ended:
             return
         try:
-            self._handle(decode_message(message))
+            update = short_update(message)
+            if update is not None:
+                self.room.take(self, update, is_answer=False)
+            else:
+                self._handle(decode_message(message))
         except ProtocolViolation as violation:
             UPDATES_REFUSED.labels("violation" if violation.code == VIOLATION else "limit").inc()
             self.close(violation.code, violation.reason)
@@ -167,13 +172,13 @@ class Connection:
     # ------------------------------------------------------------------ what a message means
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Update | SyncStep2):
+        if isinstance(message, (Update, SyncStep2)):
             is_answer = isinstance(message, SyncStep2)
             if len(message.update) > self.room.limits.worker_frame_bytes:
                 self.hold()
                 self.room.take_in_worker(self, message.update, is_answer)
             else:
-                self.room.take(self, message.update, is_answer)
+                self.room.take(self, message.update, is_answer=is_answer)
         elif isinstance(message, SyncStep1):
             self._answer(message.state_vector)
         elif isinstance(message, AwarenessUpdate):
@@ -226,6 +231,11 @@ class Connection:
             self.send_receipt(self.receipts.saved(self.room.saved_to))
         if is_gap:
             self.ask()
+
+    def note_taken(self, head: int) -> None:
+        """Account for a live update that was taken whole, up to the new head of the history: nothing more is saved by that."""
+        if self.receipts is not None:
+            self.receipts.note(head)
 
     def note_conveyed(self, update: bytes) -> None:
         """Account for a reader's answer that is judged later; of several only the newest, which repeats the older ones.

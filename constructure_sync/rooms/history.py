@@ -10,9 +10,9 @@ numbered downwards from the tail, so that folding may make more segments than it
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from constructure_sync.protocol.framing import frame
+from constructure_sync.protocol.framing import frame, framed_update
 from constructure_sync.protocol.known import ClosedPart, Known
-from constructure_sync.protocol.messages import sync_step2, update_message
+from constructure_sync.protocol.messages import sync_step2
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE, delete_set_update
 from constructure_sync.replica.jobs import FoldedPiece
 from schemas.ids import UserId
@@ -32,7 +32,7 @@ class Piece:
     __slots__ = ("framed", "has_deletes", "offset", "ranges")
 
     def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool) -> None:
-        self.framed = frame(update_message(update))
+        self.framed = framed_update(update)
         self.offset = len(self.framed) - len(update)
         self.ranges = ranges
         self.has_deletes = has_deletes
@@ -64,7 +64,10 @@ class Entry(Piece):
     def __init__(
         self, update: bytes, ranges: Ranges, has_deletes: bool, origin: int, user_id: UserId | None, taken_at: float
     ) -> None:
-        super().__init__(update, ranges, has_deletes)
+        self.framed = framed_update(update)  # once more here: a call of its own costs too much for each edit
+        self.offset = len(self.framed) - len(update)
+        self.ranges = ranges
+        self.has_deletes = has_deletes
         self.origin = origin
         self.user_id = user_id
         self.taken_at = taken_at
@@ -121,11 +124,12 @@ class History:
     def append(self, part: ClosedPart, origin: int, user_id: UserId | None, taken_at: float) -> Entry:
         """Take the closed part of an update at the head."""
         self.known.add(part)
-        if part.deletes:
+        update, ranges, deletes, _, _ = part
+        if deletes:
             self._deletes_frame = b""
-        entry = Entry(part.update, part.ranges, bool(part.deletes), origin, user_id, taken_at)
+        entry = Entry(update, ranges, bool(deletes), origin, user_id, taken_at)
         self.tail.append(entry)
-        self.size += len(part.update)
+        self.size += len(update)
         return entry
 
     def piece(self, position: int) -> Piece:

@@ -20,7 +20,7 @@ class Payloads:
         self._digests: OrderedDict[bytes, None] = OrderedDict()
 
     def __contains__(self, payload: bytes) -> bool:
-        return len(payload) >= _FROM_BYTES and _digest(payload) in self._digests
+        return bool(self._digests) and len(payload) >= _FROM_BYTES and _digest(payload) in self._digests
 
     def add(self, payload: bytes) -> None:
         """Remember a payload; the oldest is forgotten when there are too many."""

@@ -21,12 +21,13 @@ class Receipts:
     def note(self, position: int, *, gap: bool = False) -> None:
         """Count one write message. position: the history's head after it was taken (also when it held nothing new: R11)."""
         self.counted += 1
-        due = -1 if gap else position
-        self._has_gap = self._has_gap or gap
-        if self._due and self._due[-1][1] in (due, -1):
-            self._due[-1][0] = self.counted  # behind an open gap nothing can be told anyway
+        due = self._due
+        if gap:
+            self._has_gap, position = True, -1
+        if due and due[-1][1] in (position, -1):
+            due[-1][0] = self.counted  # behind an open gap nothing can be told anyway
         else:
-            self._due.append([self.counted, due])
+            due.append([self.counted, position])
 
     def close_gaps(self, position: int) -> None:
         """The client has given what it can: messages that waited for a gap are due when `position` is saved."""

@@ -104,6 +104,7 @@ class Room:
         self._next_number = 0
         self._flushed = history.head
         self._flush_is_due = False
+        self._taken = 0  # updates since the last flush
         self._deferral: asyncio.TimerHandle | None = None
         self._roll_call: asyncio.TimerHandle | None = None
         self._adds_nothing = Payloads()
@@ -174,7 +175,7 @@ class Room:
 
     # ------------------------------------------------------------------ taking updates
 
-    def take(self, connection: Connection, update: bytes, is_answer: bool) -> None:
+    def take(self, connection: Connection, update: bytes, *, is_answer: bool) -> None:
         """Take the closed part of an update. Raises ProtocolViolation."""
         if update in self._adds_nothing:
             UPDATES_EMPTY.inc()
@@ -238,16 +239,18 @@ class Room:
             return
         else:
             self._append(connection, part, is_answer)
+            if not is_answer and not part.missing:
+                connection.note_taken(self.history.head)
+                return
         if part.missing:
             UPDATES_CUT.inc()
         connection.note_write(is_answer=is_answer, missing=part.missing)
 
     def _append(self, connection: Connection, part: ClosedPart, is_answer: bool) -> None:
-        history = self.history
-        position = history.head
-        entry = history.append(part, connection.number, connection.member.user_id, self.now())
+        position = self.history.head
+        entry = self.history.append(part, connection.number, connection.member.user_id, self.loop.time())
         self._outbox.add(position, entry)
-        UPDATES_TAKEN.inc()
+        self._taken += 1
         if not is_answer and connection.attendee.ids:
             self._bind(connection, part)
         self._flush_soon()
@@ -302,6 +305,8 @@ class Room:
     def _flush(self) -> None:
         """Relay what this tick has brought: framed once, one write for each connection at the head (design §3 step 4)."""
         self._flush_is_due = False
+        UPDATES_TAKEN.inc(self._taken)
+        self._taken = 0
         if self._flushed < self.history.head:
             self._flush_updates()
         payloads = self.presence.take_changes()

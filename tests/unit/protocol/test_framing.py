@@ -2,7 +2,8 @@
 
 import pytest
 
-from constructure_sync.protocol.framing import frame
+from constructure_sync.protocol.framing import frame, framed_update
+from constructure_sync.protocol.messages import update_message
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,9 @@ from constructure_sync.protocol.framing import frame
 def test_every_length_has_its_header(length: int, header: bytes) -> None:
     payload = b"x" * length
     assert frame(payload) == header + payload
+
+
+@pytest.mark.parametrize("length", [0, 1, 121, 122, 123, 124, 127, 128, 65_530, 65_536])
+def test_an_update_is_framed_as_its_message(length: int) -> None:
+    update = b"x" * length
+    assert framed_update(update) == frame(update_message(update))
