@@ -12,6 +12,7 @@ ARGS ?=
 VENV_READY := $(VENV)/.made
 RUNTIME_READY := $(VENV)/.runtime-installed
 DEV_READY := $(VENV)/.dev-installed
+COMPILED := $(VENV)/.readers-compiled
 NODE_READY := $(NODE_DIR)/node_modules/.installed
 PEERS := benchmarks/peers
 PEERS_READY := $(PEERS)/.venv/.installed
@@ -21,7 +22,7 @@ PEERS_READY := $(PEERS)/.venv/.installed
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-serve: $(RUNTIME_READY) ## install what is needed, then serve on http://127.0.0.1:8000
+serve: $(RUNTIME_READY) $(COMPILED) ## install what is needed, then serve on http://127.0.0.1:8000
 	@exec $(BIN)/constructure-sync serve $(ARGS)
 
 test: $(DEV_READY) $(NODE_READY) ## every test but the long runs
@@ -65,7 +66,12 @@ $(RUNTIME_READY): requirements/runtime.txt pyproject.toml | $(VENV_READY)
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DEV_READY): requirements/dev.txt $(RUNTIME_READY)
+# Without a compiler it says so and the same readers in Python are used.
+$(COMPILED): hatch_build.py $(wildcard constructure_sync/protocol/native/*) | $(RUNTIME_READY)
+	@$(BIN)/python hatch_build.py
+	@touch $@
+
+$(DEV_READY): requirements/dev.txt $(RUNTIME_READY) | $(COMPILED)
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 

@@ -1,8 +1,10 @@
 """The fast way to close what live editing sends: one item, or none, with a few delete ranges, of which everything is new.
 
 It gives exactly what the general way gives, or None for whatever it does not know: other shapes, gaps, repeats, bytes that
-are malformed. The shapes: a typed run or a map value with an origin, a right origin, both, or the id of its parent; its
-delete set, mostly of the value that it replaces; a delete set alone.
+are malformed. The shapes: a typed run, a map value or a shared type with an origin, a right origin, both, or its parent,
+a root or an item; its delete set, mostly of the value that it replaces; a delete set alone.
+
+`native/short_updates.c` is the same, compiled; see `readers` for which is used. A change here is a change there.
 """
 
 import re
@@ -28,9 +30,8 @@ from constructure_sync.protocol.update_reader import (
 MAX_BYTES = 512
 """Longer updates go the general way."""
 
-_CLIENT = rb"([\x80-\xff]{0,7}+[\x00-\x7f])"
-_CLOCK = rb"([\x80-\xff]{0,4}+[\x00-\x7f])"
-_ID = _CLIENT + _CLOCK
+_NUMBER = rb"([\x80-\xff]{0,9}+[\x00-\x7f])"
+_ID = _NUMBER + _NUMBER
 _ONE_ITEM = re.compile(
     rb"\x01\x01"
     + _ID
@@ -39,11 +40,12 @@ _ONE_ITEM = re.compile(
     + _ID
     + rb"|([\x40-\xbf])"
     + _ID
-    + rb"|([\x00-\x3f])\x00"
+    + rb"|([\x00-\x3f])(?:\x00"
     + _ID
-    + rb")"
+    + rb"|\x01))"
 )
-"""Head of an update of one item: its id, then the info byte with both origins, or with one, or with a parent id."""
+"""Head of an update of one item: its id, then the info byte and both origins, or one, or the parent: an id, or (before its
+name) a root."""
 
 _KINDS = frozenset((STRING, TYPE, ANY))
 
@@ -114,7 +116,10 @@ def _close_one_item(
             depth = GONE
     else:
         info = child[0]
-        depth = child_depth(nesting_of_id(above, above_at))
+        if above is not None:
+            depth = child_depth(nesting_of_id(above, above_at))
+        else:
+            depth, position = 1, skip_string(data, position)
         if info & HAS_PARENT_KEY:
             position = skip_string(data, position)
     kind = info & REFERENCE

@@ -1,0 +1,16 @@
+"""The functions of the extension module, whose sources are in `native/`; each is described in its Python module."""
+
+from array import array
+
+from constructure_sync.protocol.closed_part import ClosedPart
+from constructure_sync.protocol.id_ranges import IdRanges
+from constructure_sync.protocol.update_reader import UpdateLimits
+
+def close_short(
+    data: bytes,
+    clocks: dict[int, int],
+    nesting: dict[int, array[int]],
+    deleted: IdRanges,
+    limits: UpdateLimits,
+    /,
+) -> ClosedPart | None: ...

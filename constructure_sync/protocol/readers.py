@@ -1,0 +1,39 @@
+"""The readers of updates in use: compiled ones where they could be built, otherwise the same functions in Python.
+
+Both give the same for the same bytes. CONSTRUCTURE_PURE_PYTHON=1 keeps to Python.
+"""
+
+import os
+from array import array
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from constructure_sync.protocol import short_updates
+from constructure_sync.protocol.closed_part import ClosedPart
+from constructure_sync.protocol.id_ranges import IdRanges
+from constructure_sync.protocol.update_reader import UpdateLimits
+
+CloseShort = Callable[[bytes, dict[int, int], dict[int, "array[int]"], IdRanges, UpdateLimits], ClosedPart | None]
+
+
+class _Compiled(Protocol):
+    """The extension module."""
+
+    @property
+    def close_short(self) -> CloseShort: ...
+
+
+def _compiled() -> _Compiled | None:
+    """Give the extension module unless it is not there or not wanted."""
+    if os.environ.get("CONSTRUCTURE_PURE_PYTHON", "").lower() in ("1", "true", "yes", "on"):
+        return None
+    try:
+        from constructure_sync.protocol import _native
+    except ImportError:
+        return None
+    return _native
+
+
+_native = _compiled()
+IMPLEMENTATION: Final[Literal["compiled", "python"]] = "python" if _native is None else "compiled"
+close_short: CloseShort = short_updates.close_short if _native is None else _native.close_short
