@@ -16,7 +16,7 @@ def check(generator: Generator, addresses: Sequence[str]) -> None:
     """Check that every client got every edit of the others in its room and none of another room, and that the first and the last
     client of each room and a fresh one hold what was written. addresses: of a fresh client, by room.
 
-    LoadFailed: something is missing or differs.
+    Of a client that kept nothing the number of edits is compared. LoadFailed: something is missing or differs.
     """
     written: dict[int, set[int]] = {}
     own: dict[int, set[int]] = {}
@@ -27,6 +27,9 @@ def check(generator: Generator, addresses: Sequence[str]) -> None:
     for client in generator.clients:
         rooms.setdefault(client.room, []).append(client)
         expected = written.get(client.room, set())
+        if not client.keeps:
+            _check_count(client, len(expected) - (0 if generator.echoes else len(own.get(client.fd, ()))))
+            continue
         got = {int(number) for number in MARK.findall(b"".join(client.received))}
         if got - expected or expected - got - own.get(client.fd, set()):
             raise LoadFailed(f"a client of room {client.room} lacks edits, or has those of another room")
@@ -38,6 +41,11 @@ def check(generator: Generator, addresses: Sequence[str]) -> None:
             fresh.close()
         if any(each != expectation(clients) for each in contents):
             raise LoadFailed(f"the clients of room {room} do not hold what was written")
+
+
+def _check_count(client: Client, expected: int) -> None:
+    if client.arrived != expected:
+        raise LoadFailed(f"a client of room {client.room} got {client.arrived} edits instead of {expected}")
 
 
 def content(client: Client) -> Content:

@@ -1,7 +1,8 @@
 """The load: clients on plain sockets in one thread, and when each edit left and arrived.
 
 What a client receives is kept as it came and read after the run; during it only marks are looked for. Observers know which edits
-arrived and when; the others count them.
+arrived and when; the others count them, and those of which nothing is kept do only that, from one buffer that all of them share.
+Edits that one client makes between two polls leave in one system call.
 """
 
 import random
@@ -36,12 +37,14 @@ from benchmarks.wire import (
 
 READ_BYTES: Final = 262_144
 SETTLE_SECONDS: Final = 60.0
+OVERLAP: Final = len(PREFIX) - 1  # bytes of one read in which a mark may begin that ends in the next
 
 
 class Client:
     """One socket in one room. received: all bytes since the opening; made: own updates; arrived: edits counted.
 
-    receipts: seconds from each edit to its receipt, where `wants_receipts`.
+    receipts: seconds from each edit to its receipt, where `wants_receipts`. keeps: whether `received` and `made` are filled; a
+    client that keeps nothing joins before the first edit of its room, and what it got is known by `arrived` alone.
     """
 
     __slots__ = (
@@ -49,12 +52,15 @@ class Client:
         "_frames",
         "_is_secure",
         "_line",
+        "_outgoing",
         "_prefix",
         "_writes",
         "arrived",
         "author",
         "fd",
+        "is_counting",
         "is_observer",
+        "keeps",
         "made",
         "receipts",
         "received",
@@ -63,28 +69,35 @@ class Client:
         "wants_receipts",
     )
 
-    def __init__(self, url: str, room: int, client_id: int, *, is_observer: bool, wants_receipts: bool) -> None:
+    def __init__(
+        self, url: str, room: int, client_id: int, *, is_observer: bool, wants_receipts: bool, keeps: bool = True
+    ) -> None:
         self.room = room
         self.author = Author(client_id)
         self.is_observer = is_observer
         self.wants_receipts = wants_receipts
+        self.keeps = keeps
         self.received: list[bytes] = []
         self.made: list[bytes] = []
         self.arrived = 0
         self.receipts: list[float] = []
         self.waiting: deque[tuple[int, float]] = deque()
-        self._carry = b""
+        self._outgoing: list[bytes] = []
+        self._carry = bytes(OVERLAP)
         self._frames = Frames()
         url, self._prefix, token = hocuspocus_of(url)
         self._line, rest = open_socket(url)
         self.fd = self._line.fileno()
         self._is_secure = isinstance(self._line, ssl.SSLSocket)
+        self.is_counting = not (is_observer or wants_receipts or keeps or self._is_secure)
         self._writes = 1  # the empty answer to the server's question
         if self._prefix:
             self._line.sendall(client_frame(self._prefix + AUTHENTICATE + var_bytes(token) + var_bytes(b"4.7.0")))
         else:
             self._ask()
         self._join(rest)
+        if not keeps:
+            self.received.clear()
 
     def _ask(self) -> None:
         """Ask for everything, and answer what the server asks."""
@@ -112,13 +125,25 @@ class Client:
         return sync_payload(message.removeprefix(self._prefix))
 
     def send(self, update: bytes, now: float) -> None:
-        """Send an update. LoadFailed: the socket is full, as it only is when the server reads nothing."""
-        self.made.append(update)
-        frame = update_frame(update, self._prefix)
+        """Send an update at once. LoadFailed: as `flush`."""
+        self.put(update, now)
+        self.flush()
+
+    def put(self, update: bytes, now: float) -> bool:
+        """Have an update sent with the next `flush`. Returns whether it is the first since the last one."""
+        if self.keeps:
+            self.made.append(update)
         if self.wants_receipts:
             self._writes += 1
             self.waiting.append((self._writes, now))
-        if self._line.send(frame) != len(frame):
+        self._outgoing.append(update_frame(update, self._prefix))
+        return len(self._outgoing) == 1
+
+    def flush(self) -> None:
+        """Send what was put. LoadFailed: the socket is full, as it only is when the server reads nothing."""
+        frames = b"".join(self._outgoing)
+        self._outgoing.clear()
+        if self._line.send(frames) != len(frames):
             raise LoadFailed("the server reads too slowly")
 
     def save(self, update: bytes) -> None:
@@ -142,14 +167,27 @@ class Client:
             return b""
         if not data:
             raise LoadFailed("the server closed a line under load")
-        self.received.append(data)
+        if self.keeps:
+            self.received.append(data)
         return data
+
+    def count_into(self, buffer: bytearray, view: memoryview) -> None:
+        """Read into a buffer and count the edits there. view: of all the buffer. LoadFailed: the server has closed the line."""
+        try:
+            size = self._line.recv_into(view[OVERLAP:])
+        except BlockingIOError:
+            return
+        if not size:
+            raise LoadFailed("the server closed a line under load")
+        view[:OVERLAP] = self._carry
+        self.arrived += buffer.count(PREFIX, 0, size + OVERLAP)
+        self._carry = bytes(view[size : size + OVERLAP])
 
     def count(self, data: bytes) -> None:
         """Count the edits in what was read."""
         data = self._carry + data
         self.arrived += data.count(PREFIX)
-        self._carry = data[1 - len(PREFIX) :]
+        self._carry = data[-OVERLAP:]
 
     def marks(self, data: bytes) -> list[bytes]:
         """Return the numbers of the edits in what was read."""
@@ -157,7 +195,7 @@ class Client:
         found = MARK.findall(data)
         self.arrived += len(found)
         last = data.rfind(PREFIX)
-        self._carry = data[last:] if last >= 0 and len(data) - last < MARK_BYTES else data[1 - len(PREFIX) :]
+        self._carry = data[last:] if last >= 0 and len(data) - last < MARK_BYTES else data[-OVERLAP:]
         return found
 
     def take_control(self, data: bytes, now: float) -> None:
@@ -188,9 +226,12 @@ class Generator:
         self.latencies: list[float] = []
         self.on_arrival: Callable[[Client, int], None] | None = None
         self._randomness = randomness
-        self._echoes = echoes
+        self.echoes = echoes
         self._by_fd: dict[int, Client] = {}
         self._poll = select.epoll()
+        self._writing: list[Client] = []
+        self._buffer = bytearray(READ_BYTES + OVERLAP)
+        self._view = memoryview(self._buffer)
 
     def __enter__(self) -> "Generator":
         return self
@@ -200,28 +241,37 @@ class Generator:
             client.close()
         self._poll.close()
 
-    def join(self, url: str, room: int, *, is_observer: bool = True, wants_receipts: bool = False) -> Client:
+    def join(
+        self, url: str, room: int, *, is_observer: bool = True, wants_receipts: bool = False, keeps: bool = True
+    ) -> Client:
         """Connect one more client and return it synced."""
         client_id = self._randomness.getrandbits(32)
-        client = Client(url, room, client_id, is_observer=is_observer, wants_receipts=wants_receipts)
+        client = Client(url, room, client_id, is_observer=is_observer, wants_receipts=wants_receipts, keeps=keeps)
         self.clients.append(client)
         self._by_fd[client.fd] = client
         self._poll.register(client.fd, select.EPOLLIN)
         return client
 
     def edit(self, client: Client) -> None:
-        """Have a client make its next edit."""
+        """Have a client make its next edit, which leaves with the next poll."""
         update = client.author.edit(len(self.sent_at))
         now = time.perf_counter()
         self.sent_at.append(now)
         self.sent_by.append(client)
-        client.send(update, now)
+        if client.put(update, now):
+            self._writing.append(client)
 
     def poll(self, seconds: float) -> None:
-        """Read what arrives, waiting so long for the first of it."""
+        """Send what was made, and read what arrives, waiting so long for the first of it."""
         by_fd, clock, sent_at, sent_by = self._by_fd, time.perf_counter, self.sent_at, self.sent_by
+        for client in self._writing:
+            client.flush()
+        self._writing.clear()
         for fd, _ in self._poll.poll(seconds):
             client = by_fd[fd]
+            if client.is_counting:
+                client.count_into(self._buffer, self._view)
+                continue
             data = client.read()
             if client.wants_receipts:
                 client.take_control(data, clock())
@@ -254,7 +304,7 @@ class Generator:
         own: dict[int, int] = {}
         for client in self.sent_by:
             made[client.room] = made.get(client.room, 0) + 1
-            if not self._echoes:
+            if not self.echoes:
                 own[client.fd] = own.get(client.fd, 0) + 1
         waiting = self.clients
         deadline = time.perf_counter() + SETTLE_SECONDS

@@ -61,11 +61,16 @@ def saturate(knobs: Knobs, window: int, world: World) -> Figures:
 
 
 def _join(generator: Generator, target: Loadable, knobs: Knobs) -> list[Client]:
-    """Have everybody join; return the writers. Of the others in a room one observes: what it got, its writer makes anew."""
+    """Have everybody join; return the writers. Of the others in a room one observes: what it got, its writer makes anew.
+
+    Only the first, the last and the one that observes keep what they get.
+    """
     writers = []
+    kept = {0, knobs.saturated_writers, knobs.saturated_clients - 1}
     for room in range(knobs.saturated_rooms):
         for number in range(knobs.saturated_clients):
-            client = generator.join(target.url(room), room, is_observer=number == knobs.saturated_writers)
+            is_observer = number == knobs.saturated_writers
+            client = generator.join(target.url(room), room, is_observer=is_observer, keeps=number in kept)
             if number < knobs.saturated_writers:
                 writers.append(client)
     return writers
