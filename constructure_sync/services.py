@@ -33,6 +33,7 @@ from storage.partitions import ensure_partitions
 
 _log = get_logger()
 _PARTITIONS_SECONDS = 6 * 3600.0
+_NICE = 10  # how far background work stands behind what a client waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     loop, randomness = asyncio.get_running_loop(), random.SystemRandom()
     secret = load_secret_key(settings)
     database = await open_database(settings.database_address, settings.database_options, breaker_told=_tell_breaker)
-    # The projection documents live in one process, so that each is found where it was left.
-    async with database, WorkerPool(settings.replica_workers) as workers, WorkerPool(1) as projections:
+    async with (
+        database,
+        WorkerPool(settings.replica_workers) as workers,
+        WorkerPool(1, _NICE) as background,
+        # The projection documents live in one process, so that each is found where it was left.
+        WorkerPool(1, _NICE) as projections,
+    ):
         tokens = Tokens(
             secret,
             access_lifetime=round(settings.access_token_minutes * 60),
@@ -125,6 +131,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             bus=bus,
             log_writer=log_writer,
             workers=workers,
+            background=background,
             stranded=database.stranded,
             budget=budget,
             randomness=randomness,
@@ -132,7 +139,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         retention = settings.raw_row_retention_days * 86_400
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)
-        compactor = Compactor(database.log, workers, compaction)
+        compactor = Compactor(database.log, background, compaction)
         rooms = Rooms(database.log, room_services, compactor)
         upkeep = Upkeep(_jobs(settings, database, compactor, rooms), database.leases, f"{bus.instance:x}", randomness)
         gate = Gate(DocumentAccess(tokens, database.courses), rooms, bus, settings.max_connections_per_user)

@@ -215,7 +215,11 @@ class Settings(BaseSettings):
         "long tails and rows past their time stay longer.",
     )
     replica_workers: int = Field(
-        2, ge=1, le=64, description="Worker processes that merge segments and read large frames. About 60 MiB each."
+        2,
+        ge=1,
+        le=64,
+        description="Worker processes that read large frames and long logs. About 60 MiB each, and two more for merging "
+        "and projections.",
     )
     workers: int = Field(
         1,

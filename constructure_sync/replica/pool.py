@@ -6,6 +6,7 @@ of the core: a simulator brings one that computes in place.
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol, TypeVar
@@ -39,10 +40,14 @@ class Workers(Protocol):
 
 
 class WorkerPool:
-    """Worker processes, started when first needed. An async context manager."""
+    """Worker processes, started when first needed. An async context manager.
 
-    def __init__(self, workers: int) -> None:
+    niceness: how far they stand back behind the serving process when both want the same core; for work that nobody waits for.
+    """
+
+    def __init__(self, workers: int, niceness: int = 0) -> None:
         self._workers = workers
+        self._niceness = niceness
         self._pool: ProcessPool | None = None
 
     async def __aenter__(self) -> "WorkerPool":
@@ -57,7 +62,13 @@ class WorkerPool:
         if self._pool is None:
             # Not fork: a forked worker would inherit sockets and locks of the running server.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPool(max_workers=self._workers, max_tasks=_TASKS_PER_WORKER, context=context)
+            self._pool = ProcessPool(
+                max_workers=self._workers,
+                max_tasks=_TASKS_PER_WORKER,
+                initializer=os.nice,
+                initargs=(self._niceness,),
+                context=context,
+            )
         return self._pool
 
     async def run(self, function: Callable[..., Result], /, *arguments: object, timeout: float) -> Result:

@@ -501,7 +501,7 @@ class Room:
             is_last_small = bool(segments) and len(segments[-1].framed) < self.limits.segment_bytes // 2
             first_replaced = len(segments) - 1 if is_last_small else len(segments)
             pieces: list[Piece] = [*segments[first_replaced:], *history.tail[:entries]]
-            merged = await self._services.workers.run(
+            merged = await self._services.background.run(
                 fold,
                 [piece.update for piece in pieces],
                 self.limits.segment_bytes,

@@ -35,7 +35,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class RoomServices:
-    """The collaborators of every room. on_saved: told whenever more of a document is saved; heals: how many heal at once."""
+    """The collaborators of every room.
+
+    workers: for what a client waits for; background: for what nobody does. on_saved: told whenever more of a document is saved;
+    heals: how many heal at once.
+    """
 
     loop: asyncio.AbstractEventLoop
     limits: RoomLimits
@@ -43,6 +47,7 @@ class RoomServices:
     bus: Bus
     log_writer: LogWriter
     workers: Workers
+    background: Workers
     stranded: StrandedChanges
     budget: Budget
     randomness: random.Random

@@ -79,6 +79,7 @@ class Instance:
             self.bus,
             self.log_writer,
             self.workers,
+            self.workers,
             SimulatedStrandedChanges(disk.stranded, machine.weather, randomness),
             self.budget,
             randomness,

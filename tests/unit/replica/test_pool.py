@@ -98,3 +98,10 @@ def test_fold_tells_of_deletes_that_structs_imply() -> None:
     (piece,) = fold([collected], 1024)
 
     assert piece.has_deletes
+
+
+async def test_background_workers_stand_back_and_others_do_not() -> None:
+    own = os.nice(0)
+    async with WorkerPool(1, niceness=3) as background, WorkerPool(1) as workers:
+        assert await background.run(os.nice, 0, timeout=LIMIT) == own + 3
+        assert await workers.run(os.nice, 0, timeout=LIMIT) == own

@@ -168,6 +168,7 @@ class Bench:
             bus=self.bus,
             log_writer=self.log_writer,
             workers=self.workers,
+            background=self.workers,
             stranded=stranded,
             budget=self.budget,
             randomness=randomness,
