@@ -4,7 +4,7 @@ from array import array
 
 from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.id_ranges import IdRanges
-from constructure_sync.protocol.update_reader import UpdateLimits
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, ParsedUpdate, UpdateLimits
 
 def close_short(
     data: bytes,
@@ -14,3 +14,4 @@ def close_short(
     limits: UpdateLimits,
     /,
 ) -> ClosedPart | None: ...
+def read_update(data: bytes, limits: UpdateLimits = DEFAULT_LIMITS, /) -> ParsedUpdate: ...

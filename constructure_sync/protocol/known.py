@@ -9,9 +9,9 @@ from array import array
 from constructure_sync.protocol.closed_part import ClosedPart, Run, Summary
 from constructure_sync.protocol.closing import Closing, pack
 from constructure_sync.protocol.id_ranges import IdRanges, Range
-from constructure_sync.protocol.readers import close_short
+from constructure_sync.protocol.readers import close_short, read_update
 from constructure_sync.protocol.short_updates import MAX_BYTES
-from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits, read_update
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits
 
 __all__ = ["ClosedPart", "Known", "Summary", "UpdateLimits"]
 

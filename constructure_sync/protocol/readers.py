@@ -8,12 +8,18 @@ from array import array
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
-from constructure_sync.protocol import short_updates
+from constructure_sync.protocol import short_updates, update_reader
 from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.id_ranges import IdRanges
-from constructure_sync.protocol.update_reader import UpdateLimits
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, ParsedUpdate, UpdateLimits
 
 CloseShort = Callable[[bytes, dict[int, int], dict[int, "array[int]"], IdRanges, UpdateLimits], ClosedPart | None]
+
+
+class ReadUpdate(Protocol):
+    """See `update_reader.read_update`."""
+
+    def __call__(self, data: bytes, limits: UpdateLimits = DEFAULT_LIMITS, /) -> ParsedUpdate: ...
 
 
 class _Compiled(Protocol):
@@ -21,6 +27,9 @@ class _Compiled(Protocol):
 
     @property
     def close_short(self) -> CloseShort: ...
+
+    @property
+    def read_update(self) -> ReadUpdate: ...
 
 
 def _compiled() -> _Compiled | None:
@@ -37,3 +46,4 @@ def _compiled() -> _Compiled | None:
 _native = _compiled()
 IMPLEMENTATION: Final[Literal["compiled", "python"]] = "python" if _native is None else "compiled"
 close_short: CloseShort = short_updates.close_short if _native is None else _native.close_short
+read_update: ReadUpdate = update_reader.read_update if _native is None else _native.read_update

@@ -13,6 +13,7 @@ from constructure_sync.protocol.garbage import below_deleted
 from constructure_sync.protocol.id_ranges import IdRanges, Range
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import read_var_uint, write_var_uint
+from constructure_sync.protocol.readers import read_update
 from constructure_sync.protocol.update_cut import EMPTY_UPDATE, Piece, delete_set_update, write_update
 from constructure_sync.protocol.update_reader import (
     ANY,
@@ -32,7 +33,6 @@ from constructure_sync.protocol.update_reader import (
     TYPE,
     ParsedUpdate,
     Struct,
-    read_update,
     skip_any,
 )
 

@@ -8,7 +8,7 @@ import pycrdt
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.known import Known
-from constructure_sync.protocol.update_reader import read_update
+from constructure_sync.protocol.readers import read_update
 from constructure_sync.replica.intake import WHOLE_DOCUMENTS, LeftOut, close_all, missing_words
 from constructure_sync.replica.jobs import compact
 from constructure_sync.replica.projection import raise_as_ours

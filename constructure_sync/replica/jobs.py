@@ -9,7 +9,8 @@ from constructure_sync.errors import ConstructureError
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.id_ranges import Range
 from constructure_sync.protocol.known import Known
-from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, DELETED, STORED_LIMITS, UpdateLimits, read_update
+from constructure_sync.protocol.readers import read_update
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, DELETED, STORED_LIMITS, UpdateLimits
 from constructure_sync.protocol.update_writer import collect_garbage, join_updates, split_update
 from constructure_sync.replica.pool import Panic
 

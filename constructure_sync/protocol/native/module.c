@@ -6,6 +6,7 @@
 
 static PyMethodDef functions[] = {
     FUNCTION(close_short),
+    FUNCTION(read_update),
     {NULL, NULL, 0, NULL},
 };
 
@@ -27,12 +28,20 @@ static int fill_state(PyObject *module)
     state->max_depth = PyUnicode_InternFromString("max_depth");
     state->max_any_depth = PyUnicode_InternFromString("max_any_depth");
     state->max_delete_ranges = PyUnicode_InternFromString("max_delete_ranges");
+    const char *reader = "constructure_sync.protocol.update_reader";
+    state->struct_type = attribute_of_module(reader, "Struct");
+    state->section = attribute_of_module(reader, "Section");
+    state->parsed_update = attribute_of_module(reader, "ParsedUpdate");
+    state->default_limits = attribute_of_module(reader, "DEFAULT_LIMITS");
+    state->read_update = attribute_of_module(reader, "read_update");
+    state->check_json = attribute_of_module(reader, "check_json");
     return PyErr_Occurred() ? -1 : 0;
 }
 
 /* Every object of the state, so that none is forgotten by one of the two below. */
 #define FOR_EACH_OBJECT(DO)                                                                                           \
-    DO(closed_part) DO(bounds) DO(max_depth) DO(max_any_depth) DO(max_delete_ranges)
+    DO(closed_part) DO(bounds) DO(max_depth) DO(max_any_depth) DO(max_delete_ranges) DO(struct_type) DO(section)       \
+    DO(parsed_update) DO(default_limits) DO(read_update) DO(check_json) DO(limits_seen)
 
 static int traverse_state(PyObject *module, visitproc visit, void *arg)
 {

@@ -11,6 +11,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+/* Limits of one update, see `update_reader.UpdateLimits`; those that reading alone needs. */
+typedef struct {
+    uint64_t max_structs, max_clients, max_delete_ranges, max_subdocs, max_any_depth;
+} ReadingLimits;
+
 /* Objects of Python that the functions need, found once when the module is imported. Owned by the module. */
 typedef struct {
     PyObject *closed_part;       /* the class ClosedPart, a named tuple */
@@ -18,8 +23,17 @@ typedef struct {
     PyObject *max_depth;
     PyObject *max_any_depth;
     PyObject *max_delete_ranges;
+    PyObject *struct_type; /* the named tuples of `update_reader` */
+    PyObject *section;
+    PyObject *parsed_update;
+    PyObject *default_limits;
+    PyObject *read_update; /* the function in Python */
+    PyObject *check_json;
+    PyObject *limits_seen; /* by `read_update`, the last ones; NULL at first */
+    ReadingLimits limits;  /* what they hold */
 } State;
 
 PyObject *close_short(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *read_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 #endif
