@@ -4,8 +4,9 @@ An item of length n means n items of length one, each with the one before as ori
 neighbours that are written so can be squashed into one, and one can be split, without changing what any client sees.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.closing import Closing
@@ -42,13 +43,29 @@ _COLLECTED = frozenset((BINARY, STRING, EMBED, FORMAT, TYPE, ANY, DOC))
 """Content that a deleted item loses."""
 
 
-def join_updates(updates: Sequence[bytes]) -> list[bytes]:
+def join_updates(updates: Iterable[bytes]) -> list[bytes]:
     """Give few updates that hold what these hold, which follow one another in one history, each closed.
 
     Structs that came before are left out. Where one is known in part only, another update begins, so that structs stay
     whole. Delete sets are merged; neighbouring structs are squashed. No updates, or only empty ones, give an empty list.
     """
-    joined: list[bytes] = []
+    return [joined.update for joined in join_summarized(updates)]
+
+
+class Joined(NamedTuple):
+    """Updates joined into one. ranges: (client, first clock, end clock) of its structs, one per client.
+
+    has_deletes: whether its delete set or a struct that came deleted deletes something in a client that still has it.
+    """
+
+    update: bytes
+    ranges: tuple[Range, ...]
+    has_deletes: bool
+
+
+def join_summarized(updates: Iterable[bytes]) -> list[Joined]:
+    """Give what `join_updates` gives, and what each holds."""
+    joined: list[Joined] = []
     gathered = _Gathered()
     for update in updates:
         parsed = read_update(update, STORED_LIMITS)
@@ -57,7 +74,7 @@ def join_updates(updates: Sequence[bytes]) -> list[bytes]:
             gathered = _Gathered()
         gathered.append(parsed)
     last = gathered.write()
-    if last != EMPTY_UPDATE:
+    if last.ranges or last.has_deletes:
         joined.append(last)
     return joined
 
@@ -111,7 +128,7 @@ class _Gathered:
         """Whether every section continues what is gathered at a struct's beginning."""
         for client, structs in parsed.sections:
             section = self._sections.get(client)
-            if section is not None:
+            if section is not None and structs[0].clock != section.end:
                 after = next((struct for struct in structs if struct.end > section.end), None)
                 if after is not None and after.clock != section.end:
                     return False
@@ -127,73 +144,86 @@ class _Gathered:
                     section.append(parsed.data, struct)
         self._deletes += parsed.deletes
 
-    def write(self) -> bytes:
+    def write(self) -> Joined:
         # From the highest client down, as Yjs writes them: it integrates faster so.
         sections = sorted(self._sections.values(), key=lambda section: section.client, reverse=True)
-        return write_update([section.write() for section in sections], self._deletes)
+        update = write_update([section.write() for section in sections], self._deletes)
+        ranges = tuple((section.client, section.clock, section.end) for section in sections)
+        return Joined(update, ranges, bool(self._deletes) or any(section.came_deleted for section in sections))
 
 
 class _SectionWriter:
-    """One client's section while it is written; the last struct stays open for what may be squashed into it."""
+    """One client's section while it is written; the last struct stays open for what may be squashed into it.
+
+    client, clock, end: of its structs; came_deleted: whether some hold no content any more.
+    """
+
+    __slots__ = ("_first", "_first_data", "_more", "_parts", "_structs", "came_deleted", "client", "clock", "end")
 
     def __init__(self, client: int, clock: int) -> None:
         self.client = client
-        self.end = clock
-        self._clock = clock
+        self.clock = self.end = clock
+        self.came_deleted = False
         self._structs = 0
         self._parts: list[bytes] = []
-        self._open: list[tuple[bytes, Struct]] = []
+        self._first: Struct | None = None
+        self._first_data = b""
+        self._more: list[bytes] = []
 
     def append(self, data: bytes, struct: Struct) -> None:
         """Write the struct that begins where the section ends (or before it, when it is the first)."""
-        if struct.kind == SKIP:
-            raise ValueError("the update is not closed")
-        if not (self._open and self._continues(data, struct)):
-            self._finish()
-        self._open.append((data, struct))
+        first = self._first
+        if first is not None and first.kind == struct.kind and self._continues(first, data, struct):
+            self._more.append(_body(data, struct))
+        else:
+            if struct.kind == SKIP:
+                raise ValueError("the update is not closed")
+            if first is not None:
+                self._finish(first)
+            self._first, self._first_data = struct, data
         self.end = struct.end
 
     def write(self) -> Piece:
         """Give the section."""
-        self._finish()
-        return Piece(self.client, self._clock, self._structs, b"".join(self._parts))
+        if self._first is not None:
+            self._finish(self._first)
+            self._first = None
+        return Piece(self.client, self.clock, self._structs, b"".join(self._parts))
 
-    def _continues(self, data: bytes, struct: Struct) -> bool:
-        """Whether the struct can be squashed into the open one."""
-        last = self._open[-1][1]
-        kind = struct.kind
-        if kind != last.kind:
-            return False
+    def _continues(self, first: Struct, data: bytes, struct: Struct) -> bool:
+        """Whether the struct, of the same kind, can be squashed into the open one. first: its beginning."""
+        kind, clock, _, start, _, _, origin, right_origin, _ = struct
         if kind == GC:
             return True
         return (
-            struct.origin == (self.client, last.end - 1)
-            and struct.right_origin == self._open[0][1].right_origin
+            origin == (self.client, clock - 1)
+            and right_origin == first.right_origin
             # A value under a key takes the place of the one before: Yjs keeps such apart until both are deleted.
-            and (kind == DELETED or (kind in (STRING, ANY) and not data[struct.start] & HAS_PARENT_KEY))
+            and (kind == DELETED or (kind in (STRING, ANY) and not data[start] & HAS_PARENT_KEY))
         )
 
-    def _finish(self) -> None:
-        if not self._open:
-            return
-        data, first = self._open[0]
-        if len(self._open) == 1:
-            self._parts.append(data[first.start : first.stop])
-        else:
+    def _finish(self, first: Struct) -> None:
+        data = self._first_data
+        if self._more:
             length = self.end - first.clock
-            content = b"".join(_body(part, struct) for part, struct in self._open)
+            content = b"".join((_body(data, first), *self._more))
             self._parts += (
                 data[first.start : first.content],
                 write_var_uint(len(content) if first.kind == STRING else length),
                 content,
             )
+            self._more = []
+        else:
+            self._parts.append(data[first.start : first.stop])
         self._structs += 1
-        self._open = []
+        self.came_deleted = self.came_deleted or first.kind <= DELETED
 
 
 def _body(data: bytes, struct: Struct) -> bytes:
     """Give the content after its length: nothing for what is only a length."""
-    return data[read_var_uint(data, struct.content)[1] : struct.stop]
+    content = struct.content
+    after = content + 1 if data[content] < 0x80 else read_var_uint(data, content)[1]
+    return data[after : struct.stop]
 
 
 def _garbage(clock: int, end: int) -> tuple[bytes, Struct]:

@@ -9,9 +9,8 @@ from constructure_sync.errors import ConstructureError
 from constructure_sync.protocol.closed_part import ClosedPart, Summary
 from constructure_sync.protocol.id_ranges import Range
 from constructure_sync.protocol.known import Known
-from constructure_sync.protocol.readers import read_update
-from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, DELETED, STORED_LIMITS, UpdateLimits
-from constructure_sync.protocol.update_writer import collect_garbage, join_updates, split_update
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, STORED_LIMITS, UpdateLimits
+from constructure_sync.protocol.update_writer import collect_garbage, join_summarized, join_updates, split_update
 from constructure_sync.replica.pool import Panic
 
 SEED_CLIENT = 1
@@ -45,21 +44,13 @@ def fold(updates: Sequence[bytes], segment_bytes: int) -> list[FoldedPiece]:
     size = 0
     for update in updates:
         if group and size + len(update) > segment_bytes:
-            pieces += map(_folded, join_updates(group))
+            pieces += (FoldedPiece(*joined) for joined in join_summarized(group))
             group, size = [], 0
         group.append(update)
         size += len(update)
     if group:
-        pieces += map(_folded, join_updates(group))
+        pieces += (FoldedPiece(*joined) for joined in join_summarized(group))
     return pieces
-
-
-def _folded(update: bytes) -> FoldedPiece:
-    parsed = read_update(update, STORED_LIMITS)
-    ranges = tuple((section.client, section.structs[0].clock, section.structs[-1].end) for section in parsed.sections)
-    # Structs that came deleted delete too, in a client that still has their content.
-    implied = any(struct.kind <= DELETED for section in parsed.sections for struct in section.structs)
-    return FoldedPiece(update, ranges, implied or bool(parsed.deletes))
 
 
 def replay(summaries: Sequence[bytes], updates: Sequence[bytes], segment_bytes: int) -> tuple[Known, list[FoldedPiece]]:
