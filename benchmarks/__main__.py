@@ -26,6 +26,9 @@ WORKLOADS: Final = {
     "receipts": "delay until an edit is known to be on disk",
     "instances": "delay and cost of an edit on another instance",
     "opening": "time and memory to open a course with a history",
+    "joins": "time and cost to join a large course: open, let go, by a crowd",
+    "rejoin": "time until others see what was written offline, alone and by a crowd",
+    "traces": "real editing traces and courses, sent again by many writers",
     "floor": "ours beside the system calls alone, in C",
 }
 

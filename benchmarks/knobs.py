@@ -13,6 +13,23 @@ class Steady:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A trace or course that is replayed in so many rooms at once. edits: at most.
+
+    writers: of a course, or of a trace with one author; a trace of several authors has a writer for each. window: edits of a
+    writer that are on their way; rate: edits a second in each room instead.
+    """
+
+    name: str
+    rooms: int
+    writers: int
+    readers: int
+    edits: int
+    window: int = 0
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Knobs:
     """How much is measured. Seconds are those of load, without setting up and checking."""
 
@@ -34,14 +51,34 @@ class Knobs:
     saturated_rooms: int = 10
     saturated_clients: int = 20
     saturated_writers: int = 2
+    fan_out_clients: tuple[int, ...] = (20, 100, 300, 500)  # of one room, beside other servers
+    many_rooms: tuple[int, ...] = (1, 5, 20, 50)  # saturated beside other servers, apart from `saturated_rooms`
     windows: tuple[int, ...] = (1, 8)  # edits of one writer that are on their way
     receipts: Steady = field(default=Steady(50, 4, 20))
     two_instances: tuple[Steady, ...] = (Steady(1, 20, 100), Steady(10, 20, 50))
     history_edits: tuple[int, ...] = (1_000, 100_000)
     history_joins: int = 9
+    graph_nodes: int = 2_500  # of the course that is joined
+    joins: int = 9  # one after the other
+    joiners: int = 200  # at once
+    rejoiners: int = 100
+    offline_edits: int = 20  # of each
     commits: int = 500  # bare commits of the same disk
     floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor
     floor_fan_outs: tuple[tuple[int, int], ...] = ((20, 100), (100, 100))  # clients of a room, edits a second
+    traces: tuple[Trace, ...] = (
+        Trace("trace-friendsforever", 1, 2, 3, 30_000, window=8),
+        Trace("trace-friendsforever", 10, 2, 3, 5_000, window=8),
+        Trace("trace-friendsforever", 1, 2, 18, 500, rate=100),
+        Trace("trace-clownschool", 1, 3, 3, 30_000, window=8),
+        Trace("trace-sveltecomponent", 1, 10, 3, 30_000, window=8),
+        Trace("trace-seph-blog1", 1, 10, 3, 30_000, window=8),
+        Trace("trace-automerge-paper", 1, 10, 3, 30_000, window=8),
+        Trace("course-medium-metacademy", 1, 20, 3, 30_000, window=8),
+        Trace("course-large-exercism", 1, 20, 3, 30_000, window=8),
+        Trace("course-large-exercism", 1, 20, 3, 1_000, rate=200),
+    )
+    trace_turn: int = 200  # edits that one of several writers makes of a single author's trace before the next goes on
 
 
 FULL = Knobs()
@@ -59,8 +96,17 @@ SMOKE = Knobs(
     two_instances=(Steady(2, 4, 20),),
     history_edits=(1_000,),
     history_joins=3,
+    graph_nodes=200,
+    joins=3,
+    joiners=20,
+    rejoiners=10,
     commits=50,
     floor_room=20,
     floor_fan_outs=((20, 100),),
+    traces=(
+        Trace("trace-friendsforever", 1, 2, 2, 1_000, window=8),
+        Trace("trace-sveltecomponent", 2, 3, 2, 300, rate=500),
+        Trace("course-small-git-es", 1, 5, 2, 1_000, window=8),
+    ),
 )
 """Enough to see that everything runs and is right, within a minute. Its figures say nothing."""

@@ -74,9 +74,9 @@ World = Callable[[int], contextlib.AbstractContextManager[Loadable]]
 
 
 @contextlib.contextmanager
-def embedded(courses: int) -> Iterator[Target]:
-    """Yield a server with SQLite (`synchronous=FULL`), on one core with all its worker processes."""
-    with tempfile.TemporaryDirectory() as folder, ServerProcess(Path(folder), SETTINGS) as server:
+def embedded(courses: int, **settings: str) -> Iterator[Target]:
+    """Yield a server with SQLite (`synchronous=FULL`), on one core with all its worker processes. settings: as of ServerProcess."""
+    with tempfile.TemporaryDirectory() as folder, ServerProcess(Path(folder), {**SETTINGS, **settings}) as server:
         pin(server)
         yield Target([server], open_courses(server, courses))
 

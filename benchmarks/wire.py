@@ -103,26 +103,36 @@ def sync_payload(message: bytes) -> tuple[int, bytes] | None:
     return message[1], message[at : at + size]
 
 
-def open_socket(url: str) -> tuple[socket.socket, bytes]:
-    """Open a WebSocket; return its socket, which blocks, and what came behind the answer. LoadFailed: refused."""
+def address_of(url: str) -> tuple[str, int]:
+    """Return the host and the port of a WebSocket's URL. LoadFailed: it is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or parts.hostname is None:
         raise LoadFailed(f"not the URL of a WebSocket: {parts.scheme}:")
-    try:
-        line = socket.create_connection(
-            (parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)), OPEN_SECONDS
-        )
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if parts.scheme == "wss":
-            line = ssl.create_default_context().wrap_socket(line, server_hostname=parts.hostname)
-    except OSError as error:
-        raise LoadFailed(f"{parts.netloc} cannot be reached: {error}") from error
+    return parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+
+
+def upgrade_request(url: str) -> bytes:
+    """Return the HTTP request that opens a WebSocket."""
+    parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     key = base64.b64encode(urandom(16)).decode()
-    line.sendall(
+    return (
         f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
-    )
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    ).encode()
+
+
+def open_socket(url: str) -> tuple[socket.socket, bytes]:
+    """Open a WebSocket; return its socket, which blocks, and what came behind the answer. LoadFailed: refused."""
+    address, parts = address_of(url), urlsplit(url)
+    try:
+        line = socket.create_connection(address, OPEN_SECONDS)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if parts.scheme == "wss":
+            line = ssl.create_default_context().wrap_socket(line, server_hostname=address[0])
+    except OSError as error:
+        raise LoadFailed(f"{parts.netloc} cannot be reached: {error}") from error
+    line.sendall(upgrade_request(url))
     answer = b""
     while b"\r\n\r\n" not in answer:
         data = line.recv(_READ_BYTES)
