@@ -9,20 +9,21 @@
 
 ARG PYTHON_VERSION=3.13
 
-FROM python:${PYTHON_VERSION}-slim AS build
+# Not the slim image: it has no C compiler, which our own readers of updates are compiled with.
+FROM python:${PYTHON_VERSION} AS build
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 
-# Wheels only: nothing is compiled, so no compiler is needed and no set-up code of a dependency runs.
+# Wheels only: nothing of a dependency is compiled, and no set-up code of one runs.
 COPY requirements/runtime.txt requirements/
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     pip wheel --no-deps --require-hashes --only-binary :all: --requirement requirements/runtime.txt --wheel-dir wheels
 
-# hatchling makes our own wheel in an environment that stays behind, as does all else of this stage.
+# hatchling makes our own wheel, with hatch_build.py, in an environment that stays behind, as does all else of this stage.
 RUN python -m venv tools && \
     tools/bin/python -m pip install --no-index --find-links wheels hatchling
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY schemas schemas
 COPY storage storage
 COPY auth auth

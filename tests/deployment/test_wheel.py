@@ -15,10 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from hatch_build import MODULE
+from tests.compiled import has_compiler
 from tests.deployment.image import environment, stages, values
 from tests.server_process import ServerProcess
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "schemas", "storage", "auth", "constructure_sync")
+SOURCES = (
+    "pyproject.toml",
+    "hatch_build.py",
+    "README.md",
+    "LICENSE",
+    "schemas",
+    "storage",
+    "auth",
+    "constructure_sync",
+)
 ENVIRONMENT = "/opt/constructure-sync"
 
 
@@ -27,7 +38,7 @@ def copy_sources(repository: Path, folder: Path) -> None:
     for name in SOURCES:
         source = repository / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy2(source, folder / name)
 
@@ -87,12 +98,13 @@ def test_the_wheel_holds_every_module_and_migration_and_nothing_else(wheel: Path
         str(file.relative_to(repository))
         for package in packages
         for file in (repository / package).rglob("*")
-        if file.suffix in (".py", ".mako", ".typed")
+        if file.suffix in (".py", ".pyi", ".mako", ".typed")
     }
 
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
-    assert held == sources
+    assert held - {MODULE} == sources
+    assert (MODULE in held) == ("none-any" not in wheel.name) == has_compiler()
     assert any(re.fullmatch(r"storage/migrations/versions/\w+\.py", name) for name in held)
 
 

@@ -14,6 +14,7 @@ RUNS: Final = {
     "kills": "SIGKILL the server in a loop while clients write; nothing acknowledged may be missing",
     "power": "cut the power of the disk at random moments; nothing acknowledged may be missing",
     "mutations": "mutated updates through the strict reader, then a fresh document",
+    "native-mutations": "mutated updates through the compiled readers, under sanitizers and beside the same in Python",
     "frames": "mutated frames through real sockets",
     "differential": "random histories of Yjs clients: the same content everywhere, after restart and compaction too",
     "schedules": "the core under a virtual clock with cuts, delays and crashes; planted faults are caught",

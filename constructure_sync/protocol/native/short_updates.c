@@ -81,13 +81,14 @@ static Outcome look_into(PyObject *dictionary, uint64_t client, Numbers *numbers
     if (PyObject_GetBuffer(entry, &numbers->view, PyBUF_ND | PyBUF_FORMAT) < 0)
         return RAISED;
     const Py_buffer *view = &numbers->view;
-    bool is_aligned = (uintptr_t)view->buf % _Alignof(uint64_t) == 0;
+    /* An empty array lies nowhere in particular. */
+    bool is_aligned = view->len == 0 || (uintptr_t)view->buf % _Alignof(uint64_t) == 0;
     if (view->format == NULL || strcmp(view->format, "Q") != 0 || view->itemsize != sizeof(uint64_t) || !is_aligned) {
         PyBuffer_Release(&numbers->view);
         PyErr_SetString(PyExc_TypeError, "an array of 'Q' is needed");
         return RAISED;
     }
-    numbers->numbers = view->buf;
+    numbers->numbers = view->len == 0 ? NULL : view->buf;
     numbers->count = (size_t)view->len / sizeof(uint64_t);
     return TAKEN;
 }

@@ -1,0 +1,147 @@
+"""Mutated updates through the compiled readers under AddressSanitizer and UBSan, and beside the same readers in Python.
+
+The sanitizers must be in the process from its start, so the run is a process of its own that loads them first.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from constructure_sync.errors import ProtocolViolation
+from constructure_sync.protocol.closed_part import ClosedPart
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.readers import Compiled
+from constructure_sync.protocol.short_updates import MAX_BYTES, close_short
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits, read_update
+from tests.compiled import built, load
+from tests.faults.genuine import genuine_histories
+from tests.faults.mutator import mutate
+from tests.unit.protocol.golden import HISTORIES
+
+SANITIZE: Final = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+PLACES_PER_HISTORY: Final = 12
+NARROW: Final = UpdateLimits(max_depth=2, max_any_depth=1, max_delete_ranges=2)
+RANDOM_SHARE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A short update that editing made, and what was known when it came."""
+
+    known: Known
+    update: bytes
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Counts, and what differed."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+def grounds(histories: Sequence[Sequence[bytes]], choices: random.Random) -> list[Ground]:
+    """Some short updates of each history, each on what came before it."""
+    found = []
+    for updates in histories:
+        chosen = set(choices.sample(range(len(updates)), min(PLACES_PER_HISTORY, len(updates))))
+        known = Known()
+        for place, update in enumerate(updates):
+            if place in chosen and len(update) <= MAX_BYTES:
+                found.append(Ground(known.copy(), update))
+            known.add(known.close_fully(update))
+    return found
+
+
+def play(compiled: Compiled, histories: Sequence[Sequence[bytes]], seed: int, count: int) -> Outcome:
+    """Compare the readers over so many mutations."""
+    choices = random.Random(seed)
+    found = grounds(histories, choices)
+    others = [ground.update for ground in found]
+    outcome = Outcome()
+    for _ in range(count):
+        ground = choices.choice(found)
+        is_random = choices.random() < RANDOM_SHARE
+        update = choices.randbytes(choices.randrange(40)) if is_random else mutate(ground.update, others, choices)
+        compare(compiled, ground.known, update, choices.choice((DEFAULT_LIMITS, DEFAULT_LIMITS, NARROW)), outcome)
+    return outcome
+
+
+def compare(compiled: Compiled, known: Known, update: bytes, limits: UpdateLimits, outcome: Outcome) -> None:
+    """Note what the compiled readers give, and whether that is what Python gives and what the general way gives."""
+    arguments = (update, known.clocks, known.nesting, known.deletes, limits)
+    expected, given = close_short(*arguments), compiled.close_short(*arguments)
+    outcome.counts["compared"] += 1
+    outcome.counts["taken" if expected is not None else "left to the general way"] += 1
+    if not is_same(given, expected):
+        outcome.failures.append(f"{update.hex()}: {given} in C, {expected} in Python")
+    if given is not None:
+        whole = _attempt(lambda: known.close_fully(update, limits))
+        if given != whole:
+            outcome.failures.append(f"{update.hex()}: {given} in C, {whole} the general way")
+    parsed, expected_parsed = (_attempt(partial(read, update, limits)) for read in (compiled.read_update, read_update))
+    if repr(parsed) != repr(expected_parsed):
+        outcome.failures.append(f"{update.hex()}: read as {parsed} in C, as {expected_parsed} in Python")
+
+
+def _attempt(read: Callable[[], object]) -> object:
+    """Return what it gives, or the words and the code of its refusal."""
+    try:
+        return read()
+    except ProtocolViolation as violation:
+        return violation.reason, violation.code
+
+
+def is_same(given: ClosedPart | None, expected: ClosedPart | None) -> bool:
+    """Whether both are the same in value and in all types."""
+    if given is None or expected is None:
+        return given is expected
+    return given.update is expected.update and repr(given) == repr(expected) and given == expected
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how many mutations to try."""
+    parser.add_argument("--count", type=int, default=500_000, help="mutated updates")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build with the sanitizers, and have a process that loads them first make the comparison."""
+    compiler = os.environ.get("CC", "gcc")
+    libraries = [
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True, timeout=30).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONMALLOC": "malloc",  # Python's own allocator would hide what lies beyond an object.
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until its end. Leaks are counted by a unit test.
+    }
+    with built(*SANITIZE) as library:
+        words = [sys.executable, "-m", __name__, str(library), str(arguments.seed), str(arguments.count)]
+        return subprocess.run(words, env=environment).returncode
+
+
+def _run_sanitized(library: str, seed: int, count: int) -> int:
+    started = time.monotonic()
+    del os.environ["LD_PRELOAD"]  # Node does without.
+    made = genuine_histories(seed, 40, 60)
+    histories = [*(history.updates for history in made), *(history.updates for history in HISTORIES)]
+    outcome = play(load(Path(library)), histories, seed, count)
+    for failure in outcome.failures[:20]:
+        print(failure)
+    print(", ".join(f"{number} {name}" for name, number in outcome.counts.items()))
+    print(f"{len(outcome.failures)} differences, nothing found by the sanitizers, {time.monotonic() - started:.0f} s")
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run_sanitized(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
