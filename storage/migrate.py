@@ -5,6 +5,7 @@ A database that a newer release has migrated is left alone: releases change the 
 """
 
 import asyncio
+import sqlite3
 from functools import cache
 from typing import Final
 
@@ -83,7 +84,7 @@ def _migrate_sqlite(url: str) -> None:
     try:
         with engine.begin() as connection:
             _upgrade(connection)
-    except (DBAPIError, OSError) as error:
+    except (DBAPIError, sqlite3.Error, OSError) as error:
         raise StorageUnavailable(f"the database cannot be opened or migrated: {error}") from error
     finally:
         engine.dispose()

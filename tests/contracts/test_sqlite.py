@@ -73,6 +73,8 @@ async def test_UL2_a_lock_held_by_another_process_is_unavailable_then_heals(
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageUnavailable, match="locked"):
             await sqlite.log.append([append])
+        with pytest.raises(StorageUnavailable, match=r"migrated.*locked"):
+            await migrate(sqlite.url)
         assert await sqlite.log.load(document_id) is not None
         other.execute("ROLLBACK")
         assert list(await sqlite.log.append([append])) == [appended(document_id, 2, 2, FIRST_COMMIT)]
@@ -202,5 +204,5 @@ async def test_R9_a_write_holds_the_lock_from_its_first_word(sqlite: SqlBackend,
         finally:
             other.close()
 
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
+    with pytest.raises(StorageUnavailable, match="locked"):
         await sqlite.database.write(try_to_write_beside)

@@ -173,6 +173,53 @@ async def test_UL4_a_repeated_commit_is_known_whatever_place_it_names(backend: B
     assert await backend.log.append([replace(append, after=place(9, 12345))]) == first
 
 
+@pytest.mark.parametrize("purged", [0, 4])
+async def test_UL4_a_repeated_commit_is_known_as_the_place_that_it_names(backend: Backend, purged: int) -> None:
+    document_id = await backend.document()
+    append = an_append(document_id, FIRST, 2, b"a", b"b", b"c")
+    await backend.log.append([append])
+    await backend.log.add_segments(document_id, [segment(1, 4)], [], place(4, 2))
+    assert await backend.log.purge_covered(document_id, 9_000.0, purged) == purged
+    results = await backend.log.append([replace(append, after=place(4, 2))])
+    assert list(results) == [appended(document_id, 2, 4, None if purged else FIRST_COMMIT)]
+
+
+async def test_UL4_a_batch_is_told_apart_document_by_document(backend: Backend) -> None:
+    fresh, behind, repeated, bound = [await filled(backend, 5) for _ in range(4)]
+    absent, diverged = DocumentId(uuid4()), await filled(backend, 5)
+    head = place(5, FILLED)
+    again = an_append(repeated, head, 2, b"r")
+    await backend.log.append([again, an_append(behind, head, 3, b"other")])
+    seen = replace(an_append(bound, head, 4, b"x"), bindings=[ClientBinding(1, WRITER)])
+    results = await backend.log.append(
+        [
+            an_append(fresh, head, 5, b"f", b"g"),
+            an_append(absent, head, 6, b"a"),
+            an_append(behind, head, 7, b"h", b"i"),
+            replace(again, after=place(6, 2)),
+            an_append(diverged, place(5, 12345), 8, b"d"),
+            seen,
+        ]
+    )
+    assert list(results) == [
+        appended(fresh, 6, 7, FILLED),
+        Gone(absent),
+        appended(behind, 7, 8, 3),
+        appended(repeated, 6, 6, FILLED),
+        Diverged(diverged),
+        appended(bound, 6, 6, FILLED),
+    ]
+    documents = [await loaded(backend, each) for each in (fresh, behind, repeated, diverged, bound)]
+    assert [each.head for each in documents] == [place(7, 5), place(8, 7), place(6, 2), head, place(6, 4)]
+    assert [[each.payload for each in document.updates[5:]] for document in documents] == [
+        [b"f", b"g"],
+        [b"other", b"h", b"i"],
+        [b"r"],
+        [],
+        [b"x"],
+    ]
+
+
 async def test_UL4_a_repeated_commit_is_known_when_its_rows_are_purged(backend: Backend) -> None:
     document_id = await backend.document()
     append = an_append(document_id, FIRST, 2, b"a", b"b", b"c")
