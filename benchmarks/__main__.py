@@ -1,18 +1,16 @@
-"""Measure: `python -m benchmarks [NAME …] [--smoke] [--runs N] [--json FILE]`, or load a deployment: `python -m benchmarks URL …`,
-or measure beside other servers: `python -m benchmarks compare`.
-
-Each name is a module of `workloads`; without one all are measured, one after the other.
+"""Measure: `python -m benchmarks compare` beside other servers, `profile` where the time goes, `own [NAME …]` this server alone;
+or load a deployment: `python -m benchmarks URL …`. Each tells more with `--help`.
 """
 
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-from benchmarks import compare, live
+from benchmarks import compare, live, profiles
 from benchmarks.figures import Case, as_json, machine, measure
 from benchmarks.knobs import FULL, SMOKE, Knobs
 from benchmarks.servers import allow_many_sockets, unpin
@@ -28,6 +26,7 @@ WORKLOADS: Final = {
     "opening": "time and memory to open a course with a history",
     "joins": "time and cost to join a large course: open, let go, by a crowd",
     "rejoin": "time until others see what was written offline, alone and by a crowd",
+    "awareness": "cursors of many people in one room, with what stock clients send back",
     "traces": "real editing traces and courses, sent again by many writers",
     "floor": "ours beside the system calls alone, in C",
 }
@@ -42,15 +41,28 @@ class Workload(Protocol):
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure what the command line names, and print it."""
+    """Do what the command line names."""
+    commands: Mapping[str, Callable[[Sequence[str]], int]] = {
+        "compare": compare.run,
+        "profile": profiles.run,
+        "own": own,
+    }
     if words and "://" in words[0]:
         return live.run(words)
-    if words and words[0] == "compare":
-        allow_many_sockets()
-        return compare.run(words[1:])
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("command", choices=commands, help="or the URL of a room")
+    command = parser.parse_args(words[:1]).command
+    allow_many_sockets()
+    return commands[command](words[1:])
+
+
+def own(words: Sequence[str]) -> int:
+    """Measure this server alone. Each name is a module of `workloads`; without one all are measured, one after the other."""
     names = "\n".join(f"  {name:<12} {what}" for name, what in WORKLOADS.items())
     parser = argparse.ArgumentParser(
-        prog="benchmarks", description=f"{__doc__}\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="benchmarks own",
+        description=f"{own.__doc__}\n\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, []], help="one of the above")
     parser.add_argument("--smoke", action="store_true", help="a minute that shows that everything runs and is right")
@@ -60,7 +72,6 @@ def main(words: Sequence[str]) -> int:
     knobs = SMOKE if arguments.smoke else FULL
     if arguments.runs:
         knobs = replace(knobs, runs=arguments.runs)
-    allow_many_sockets()
     print(machine(), flush=True)
     for name in arguments.names or WORKLOADS:
         workload = cast(Workload, importlib.import_module(f"benchmarks.workloads.{name}"))

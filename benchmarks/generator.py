@@ -146,6 +146,13 @@ class Client:
         if self._line.send(frames) != len(frames):
             raise LoadFailed("the server reads too slowly")
 
+    def offer(self, frames: bytes) -> int:
+        """Send frames as they are; return how many bytes of them the socket took."""
+        try:
+            return self._line.send(frames)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            return 0
+
     def save(self, update: bytes) -> None:
         """Send an update of any size, and return when its receipt is there, which the client has to want."""
         self.made.append(update)

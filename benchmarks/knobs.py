@@ -66,6 +66,8 @@ class Knobs:
     commits: int = 500  # bare commits of the same disk
     floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor
     floor_fan_outs: tuple[tuple[int, int], ...] = ((20, 100), (100, 100))  # clients of a room, edits a second
+    present: int = 50  # clients of one room that move
+    moves: float = 20.0  # of each, a second
     traces: tuple[Trace, ...] = (
         Trace("trace-friendsforever", 1, 2, 3, 30_000, window=8),
         Trace("trace-friendsforever", 10, 2, 3, 5_000, window=8),
@@ -103,6 +105,7 @@ SMOKE = Knobs(
     commits=50,
     floor_room=20,
     floor_fan_outs=((20, 100),),
+    present=10,
     traces=(
         Trace("trace-friendsforever", 1, 2, 2, 1_000, window=8),
         Trace("trace-sveltecomponent", 2, 3, 2, 300, rate=500),
