@@ -22,7 +22,7 @@ class ReadUpdate(Protocol):
     def __call__(self, data: bytes, limits: UpdateLimits = DEFAULT_LIMITS, /) -> ParsedUpdate: ...
 
 
-class _Compiled(Protocol):
+class Compiled(Protocol):
     """The extension module."""
 
     @property
@@ -32,7 +32,7 @@ class _Compiled(Protocol):
     def read_update(self) -> ReadUpdate: ...
 
 
-def _compiled() -> _Compiled | None:
+def _compiled() -> Compiled | None:
     """Give the extension module unless it is not there or not wanted."""
     if os.environ.get("CONSTRUCTURE_PURE_PYTHON", "").lower() in ("1", "true", "yes", "on"):
         return None
