@@ -1,152 +1,106 @@
-"""Ours beside other servers, in turn in one run: `python -m benchmarks compare [--rounds N] [--seconds S]`.
+"""Ours beside other servers, in turn in one run, and the report of it: `python -m benchmarks compare`.
 
-In each round every server meets the same load, one after the other; a ratio is taken within a round. Ours runs with everything on
-and its log on disk, the others as their documentation starts them, in memory.
+In each round every server meets the same load, one after the other, in an order that changes with the round; a ratio is taken
+within a round. Ours runs with everything on and its log on disk, the others as their documentation starts them, in memory.
 """
 
 import argparse
-import contextlib
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figures import GENERATOR, Figures, machine, quantile, shown
-from benchmarks.knobs import FULL, Knobs, Steady
-from benchmarks.peers import PEERS, Peer, PeerProcess
-from benchmarks.servers import Loadable, World, embedded, pin, unpin
-from benchmarks.wire import LoadFailed
-from benchmarks.workloads.saturation import saturate
-from benchmarks.workloads.steady import steady
+from benchmarks.aims import OURS
+from benchmarks.comparison import Row, rows
+from benchmarks.figures import shown
+from benchmarks.knobs import FULL
+from benchmarks.plots import draw
+from benchmarks.records import Measured, Run, append, read
+from benchmarks.report import told, written
+from benchmarks.servers import World, unpin
+from benchmarks.surroundings import noise, surroundings
+from benchmarks.wire import Absent, LoadFailed
 
-OURS: Final = "constructure-sync"
-RESULTS: Final = Path(__file__).parent / "RESULTS.md"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One load, and its figures that are compared, each with whether more is better."""
-
-    label: str
-    load: Callable[[World], Figures]
-    compared: Mapping[str, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerTarget:
-    """A peer under load."""
-
-    process: PeerProcess
-    rooms: int
-    echoes: bool = True
-
-    @property
-    def instances(self) -> Sequence[PeerProcess]:
-        return [self.process]
-
-    def url(self, room: int, instance: int = 0) -> str:
-        """Return where a client syncs a room."""
-        return self.process.url(room)
-
-    def urls(self) -> list[str]:
-        """Return where fresh clients sync, by room."""
-        return [self.url(room) for room in range(self.rooms)]
-
-
-def rows(knobs: Knobs) -> Sequence[Row]:
-    """Return what is compared."""
-    delays = {"delivery p50 ms": False, "delivery p99 ms": False, "server CPU us a delivery": False}
-    most = {"delivered/s": True, "server CPU us a delivery": False}
-    one_room = replace(knobs, saturated_rooms=1, saturated_clients=100, saturated_writers=10)
-    return [
-        Row("1 room x 20 clients, 100 edits/s", partial(steady, Steady(1, 20, 100), knobs), delays),
-        Row("1 room x 100 clients, 100 edits/s", partial(steady, Steady(1, 100, 100), knobs), delays),
-        Row("10 rooms x 20, 2 writers with 8 edits on their way", partial(saturate, knobs, 8), most),
-        Row("10 rooms x 20, 2 writers with 1 edit on its way", partial(saturate, knobs, 1), most),
-        Row("1 room x 100, 10 writers with 4 edits on their way", partial(saturate, one_room, 4), most),
-    ]
-
-
-def world_of(peer: Peer) -> World:
-    """Return what starts a peer for a load."""
-
-    @contextlib.contextmanager
-    def world(rooms: int) -> Iterator[Loadable]:
-        with PeerProcess(peer) as process:
-            pin(process)
-            yield PeerTarget(process, rooms)
-
-    return world
+FOLDER: Final = Path(__file__).parent
+RESULTS: Final = FOLDER / "RESULTS.md"
+RAW: Final = FOLDER / "results.jsonl"
+_ROUNDS: Final = 5
 
 
 def run(words: Sequence[str]) -> int:
-    """Compare, print each round, and write RESULTS.md."""
+    """Compare, print each row, and write the report. Returns 1 when ours failed under a load."""
+    arguments = _arguments(words)
+    compared = rows(replace(FULL, seconds=arguments.seconds))
+    if arguments.written_from is None:
+        if not arguments.append:
+            arguments.json.unlink(missing_ok=True)
+        chosen = [row for row in compared if re.search(arguments.only, row.name)]
+        until = time.monotonic() + arguments.within
+        is_whole = all(_measure(row, arguments.rounds, arguments.json, until) for row in chosen)
+        print("all rounds are there" if is_whole else "rounds are missing: the same command with --append goes on")
+    records = read(arguments.written_from or arguments.json)
+    failed = [each for each in records.rounds if OURS not in each.figures]
+    drawn = draw(records, arguments.output.parent / "plots")
+    arguments.output.write_text(written(compared, records, drawn), encoding="utf-8")
+    return int(bool(failed))
+
+
+def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks compare", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args(words)
-    knobs = replace(FULL, seconds=arguments.seconds)
-    worlds: dict[str, World] = {OURS: embedded, **{peer.name: world_of(peer) for peer in PEERS}}
-    ran_on, parts = machine(), []
-    for row in rows(knobs):
-        rounds = [_round(row, worlds) for _ in range(arguments.rounds)]
-        parts.append("\n".join(told(row, rounds)))
-        print(parts[-1], flush=True)
-    arguments.output.write_text(_HEAD.format(machine=ran_on, rounds=arguments.rounds) + "\n\n".join(parts) + "\n")
-    return 0
+    names = ", ".join(row.name for row in rows(FULL))
+    parser.add_argument("--only", metavar="PATTERN", default="", help=f"a regular expression, found in one of: {names}")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of load in each run")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=RAW, help="where every run is kept")
+    parser.add_argument(
+        "--append", action="store_true", help="keep what the file holds, and measure only what it lacks"
+    )
+    parser.add_argument(
+        "--within", type=float, metavar="SECONDS", default=float("inf"), help="begin no round after so long"
+    )
+    parser.add_argument(
+        "--from", dest="written_from", type=Path, metavar="FILE", help="measure nothing: write the report of this file"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", default=RESULTS, help="the report")
+    return parser.parse_args(words)
 
 
-def _round(row: Row, worlds: Mapping[str, World]) -> dict[str, Figures]:
-    """Have every server meet the load once; one that fails has no figures."""
-    got: dict[str, Figures] = {}
-    for name, world in worlds.items():
-        unpin()
+def _measure(row: Row, count: int, file: Path, until: float) -> bool:
+    """Measure the rounds of a row that a file lacks. Returns whether it has all of them now."""
+    measured = read(file).of(row.name)
+    for number in range(len(measured), count):
+        if time.monotonic() > until:
+            return False
+        measured.append(one_round(row, number))
+        append(file, measured[-1])
+        print(f"{row.name} {number + 1}/{count}: {_first_figures(row, measured[-1])}", flush=True)
+    print("\n".join(told(row, measured)), flush=True)
+    return True
+
+
+def one_round(row: Row, number: int) -> Measured:
+    """Have every server meet the load once; one that fails, or is not here, has no figures."""
+    names = list(row.worlds)
+    first = number % len(names)
+    runs = {name: _run(row, row.worlds[name]) for name in names[first:] + names[:first]}
+    return Measured(row.name, number, surroundings(), runs)
+
+
+def _run(row: Row, world: World) -> Run:
+    unpin()
+    with noise() as heard:
         try:
-            got[name] = row.load(world)
-        except LoadFailed as failure:
-            print(f"{name}: {failure}", flush=True)
-            if name == OURS:
-                raise
-    return got
+            figures, failure = row.load(world), ""
+        except Absent as absent:
+            figures, failure = {}, f"not here: {absent}"
+        except (LoadFailed, OSError, RuntimeError) as error:
+            figures, failure = {}, f"failed: {error}"
+    return Run(figures, heard.steal, heard.others, failure)
 
 
-def told(row: Row, rounds: Sequence[Mapping[str, Figures]]) -> list[str]:
-    """Return the Markdown of one row: medians, and how many times better ours was than each in the same round."""
-    names = [OURS, *(peer.name for peer in PEERS)]
-    lines = [f"### {row.label}", "", "| | " + " | ".join(names) + " | best peer: median ratio, lower quartile |"]
-    lines.append("|---" * (len(names) + 2) + "|")
-    for figure, more_is_better in row.compared.items():
-        cells = [_cell([each[name][figure] for each in rounds if name in each]) for name in names]
-        ratios = [_ratio(each, figure, more_is_better=more_is_better) for each in rounds if len(each) > 1]
-        best = f"{statistics.median(ratios):.2f}, {quantile(ratios, 0.25):.2f}" if ratios else "none ran"
-        lines.append(f"| {figure} | " + " | ".join(cells) + f" | {best} |")
-    busy = [_cell([each[name][GENERATOR] for each in rounds if name in each]) for name in names]
-    lines.append(f"| {GENERATOR} | " + " | ".join(busy) + " | |")
-    return lines
-
-
-def _ratio(figures: Mapping[str, Figures], figure: str, *, more_is_better: bool) -> float:
-    """Return how many times better ours was than the best of the others."""
-    ours, others = figures[OURS][figure], [each[figure] for name, each in figures.items() if name != OURS]
-    return ours / max(others) if more_is_better else min(others) / ours
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "failed"
-    return f"{shown(statistics.median(values))} [{shown(min(values))} .. {shown(max(values))}]"
-
-
-_HEAD: Final = """# Results
-
-Written by `make bench-peers`. Ours with the strict reader, roles, limits, metrics and SQLite's `synchronous=FULL`; the others in
-memory, as their documentation starts them. Every server in turn, {rounds} rounds; a ratio is that of one round, above 1 ours is
-better. Medians, the least and the greatest in brackets. Every run ended with all clients holding the same. The method is in the
-[README](README.md).
-
-{machine}
-
-"""
+def _first_figures(row: Row, measured: Measured) -> str:
+    name = row.compared[0].figure
+    runs = (f"{server} {run.failure or shown(run.figures[name])}" for server, run in measured.runs.items())
+    return f"{name}: " + ", ".join(runs)

@@ -5,11 +5,12 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.servers import Loadable, World, pin
 from tests.server_process import HOST, free_port
 
 FOLDER: Final = Path(__file__).parent
@@ -93,6 +94,48 @@ class PeerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(_STOP_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTarget:
+    """A peer under load."""
+
+    process: PeerProcess
+    rooms: int
+    echoes: bool = True
+
+    @property
+    def instances(self) -> Sequence[PeerProcess]:
+        return [self.process]
+
+    def url(self, room: int, instance: int = 0) -> str:
+        """Return where a client syncs a room."""
+        return self.process.url(room)
+
+    def urls(self) -> list[str]:
+        """Return where fresh clients sync, by room."""
+        return [self.url(room) for room in range(self.rooms)]
+
+
+def world_of(peer: Peer) -> World:
+    """Return what starts a peer for a load."""
+
+    @contextlib.contextmanager
+    def world(rooms: int) -> Iterator[Loadable]:
+        with PeerProcess(peer) as process:
+            pin(process)
+            yield PeerTarget(process, rooms)
+
+    return world
+
+
+def node_version() -> str:
+    """Return the version of the Node.js that peers run on; "none" where it is not installed."""
+    try:
+        answer = subprocess.run([_program("node"), "--version"], capture_output=True, text=True, check=True)
+    except (OSError, StopIteration):
+        return "none"
+    return answer.stdout.strip()
 
 
 def _program(name: str) -> Path:
