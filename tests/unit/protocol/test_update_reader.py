@@ -3,9 +3,17 @@ import random
 import pytest
 
 from constructure_sync.errors import ProtocolViolation
+from constructure_sync.protocol import update_reader
 from constructure_sync.protocol.lib0 import var_bytes, var_string
-from constructure_sync.protocol.update_reader import UpdateLimits, read_update
+from constructure_sync.protocol.readers import ReadUpdate
+from constructure_sync.protocol.update_reader import UpdateLimits
+from tests.compiled import compiled
 from tests.unit.protocol.updates import gc, item, section, skip, text, uints, update
+
+
+@pytest.fixture(params=["python", "compiled"])
+def read_update(request: pytest.FixtureRequest) -> ReadUpdate:
+    return update_reader.read_update if request.param == "python" else compiled().read_update
 
 
 def any_list(*values: bytes) -> bytes:
@@ -101,7 +109,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_update_is_refused(name: str) -> None:
+def test_a_hostile_update_is_refused(name: str, read_update: ReadUpdate) -> None:
     with pytest.raises(ProtocolViolation) as refusal:
         read_update(HOSTILE[name])
     assert refusal.value.code == 4400
@@ -122,7 +130,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
-def test_an_update_beyond_the_limits_is_too_large(name: str) -> None:
+def test_an_update_beyond_the_limits_is_too_large(name: str, read_update: ReadUpdate) -> None:
     encoded, limits = TOO_LARGE[name]
     with pytest.raises(ProtocolViolation) as refusal:
         read_update(encoded, limits)
@@ -161,7 +169,7 @@ EVERYTHING = update(
 )
 
 
-def test_every_kind_of_content_is_read() -> None:
+def test_every_kind_of_content_is_read(read_update: ReadUpdate) -> None:
     parsed = read_update(EVERYTHING)
     first, second = parsed.sections
     assert first.client == 2**53 - 1
@@ -176,27 +184,27 @@ def test_every_kind_of_content_is_read() -> None:
     assert EVERYTHING[first.structs[1].content : first.structs[1].stop] == var_string("a😀é")
 
 
-def test_every_truncation_is_refused() -> None:
+def test_every_truncation_is_refused(read_update: ReadUpdate) -> None:
     for length in range(len(EVERYTHING)):
         with pytest.raises(ProtocolViolation):
             read_update(EVERYTHING[:length])
 
 
-def test_nesting_up_to_the_limit_is_taken() -> None:
+def test_nesting_up_to_the_limit_is_taken(read_update: ReadUpdate) -> None:
     read_update(one(item(8, b"\x01" + b"\x75\x01" * 64 + NULL)))
     read_update(one(item(5, var_string("[" * 64 + "]" * 64))))
     read_update(one(item(5, var_string("[" + "[]," * 99 + "[]]"))))
 
 
-def test_the_highest_clock_is_taken() -> None:
+def test_the_highest_clock_is_taken(read_update: ReadUpdate) -> None:
     assert read_update(one(text("a"), clock=2**32 - 2)).sections[0].structs[0].end == 2**32 - 1
 
 
-def test_a_client_without_ranges_in_the_delete_set_is_taken_but_untidy() -> None:
+def test_a_client_without_ranges_in_the_delete_set_is_taken_but_untidy(read_update: ReadUpdate) -> None:
     assert not read_update(b"\x00" + uints(1, 7, 0)).tidy
 
 
-def test_random_and_mutated_bytes_are_read_or_refused() -> None:
+def test_random_and_mutated_bytes_are_read_or_refused(read_update: ReadUpdate) -> None:
     rng = random.Random(7)
     read = 0
     for _ in range(20_000):
