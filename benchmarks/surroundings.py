@@ -15,6 +15,7 @@ from typing import Final
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.peers import node_version
+from constructure_sync.protocol.readers import IMPLEMENTATION
 
 _FOLDER: Final = Path(__file__).parent
 _PACKAGES: Final = ("uvloop", "picows", "uvicorn", "starlette", "pycrdt", "sqlalchemy")
@@ -55,7 +56,7 @@ def surroundings() -> Mapping[str, str]:
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES),
         "Node.js": node_version(),
         "commit": commit(),
-        "update reader": reader(),
+        "update reader": IMPLEMENTATION,
     }
 
 
@@ -65,13 +66,6 @@ def commit() -> str:
     command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--exclude=*"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_FOLDER)
     return answer.stdout.strip() or "unknown"
-
-
-def reader() -> str:
-    """Return whether the server reads updates in C or in Python."""
-    suffixes = (".so", ".pyd")
-    package = _FOLDER.parent / "constructure_sync"
-    return "native" if any(file.suffix in suffixes for file in package.rglob("_native*")) else "Python"
 
 
 def _processor() -> str:
