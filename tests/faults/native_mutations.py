@@ -9,9 +9,8 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,9 +22,12 @@ from constructure_sync.protocol.readers import Compiled
 from constructure_sync.protocol.short_updates import MAX_BYTES, close_short
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits, read_update
 from tests.compiled import built, load
+from tests.faults import native_reading
 from tests.faults.genuine import genuine_histories
 from tests.faults.mutator import mutate
+from tests.faults.native_reading import Outcome
 from tests.unit.protocol.golden import HISTORIES
+from tests.unit.protocol.test_update_reader import EVERYTHING
 
 SANITIZE: Final = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PLACES_PER_HISTORY: Final = 12
@@ -39,14 +41,6 @@ class Ground:
 
     known: Known
     update: bytes
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Counts, and what differed."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
 
 
 def grounds(histories: Sequence[Sequence[bytes]], choices: random.Random) -> list[Ground]:
@@ -135,7 +129,14 @@ def _run_sanitized(library: str, seed: int, count: int) -> int:
     del os.environ["LD_PRELOAD"]  # Node does without.
     made = genuine_histories(seed, 40, 60)
     histories = [*(history.updates for history in made), *(history.updates for history in HISTORIES)]
-    outcome = play(load(Path(library)), histories, seed, count)
+    compiled = load(Path(library))
+    outcome = play(compiled, histories, seed, count)
+    whole = [EVERYTHING, *(history.merged for history in made)] * 10 + [
+        update for updates in histories for update in updates
+    ]
+    reading = native_reading.play(compiled.read_update, whole, seed, count)
+    outcome.counts += reading.counts
+    outcome.failures += reading.failures
     for failure in outcome.failures[:20]:
         print(failure)
     print(", ".join(f"{number} {name}" for name, number in outcome.counts.items()))

@@ -18,7 +18,8 @@ from constructure_sync.protocol.short_updates import close_short
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits
 from hatch_build import NotCompiled, compile_readers
 from tests.compiled import REPOSITORY, compiled
-from tests.faults.native_mutations import Outcome, compare, is_same, play
+from tests.faults.native_mutations import compare, is_same, play
+from tests.faults.native_reading import Outcome
 from tests.unit.protocol.golden import HISTORIES, NAMES, History
 from tests.unit.protocol.updates import item, section, text, uints, update
 
