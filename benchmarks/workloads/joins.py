@@ -35,32 +35,38 @@ def cases(knobs: Knobs) -> Sequence[Case]:
 
 @dataclass(slots=True)
 class Spell:
-    """What some spells cost together: processor seconds of the server with its worker processes, and of the generator."""
+    """What some spells cost together. times: of each client; used, workers, own: processor seconds of the serving process, of its
+    worker processes, and of the generator."""
 
     target: Loadable
     seconds: float = 0.0
     used: float = 0.0
+    workers: float = 0.0
     own: float = 0.0
     times: list[float] = field(default_factory=list)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure what happens inside. What the server still does when its clients have everything counts, too."""
-        used, own, started = self._cpu(), time.process_time(), time.perf_counter()
+        used, workers = self._cpu()
+        own, started = time.process_time(), time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
         self.own += time.process_time() - own
         time.sleep(_CALM_SECONDS)
-        self.used += self._cpu() - used
+        now = self._cpu()
+        self.used += now[0] - used
+        self.workers += now[1] - workers
 
-    def _cpu(self) -> float:
-        return sum(sum(cpu_seconds(process)) for process in self.target.instances)
+    def _cpu(self) -> tuple[float, float]:
+        return cpu_seconds(self.target.instances[0])
 
     def figures(self, name: str, clients: int) -> Figures:
-        """Return the median wait, the server's cost for each client, and the generator's share of a core."""
+        """Return the median wait, and what each client cost."""
         return {
             f"{name} p50 ms": quantile(self.times, 0.5) * 1e3,
             f"{name} server CPU ms": 1e3 * self.used / clients,
+            f"{name} worker processes CPU ms": 1e3 * self.workers / clients,
         }
 
 
