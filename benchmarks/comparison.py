@@ -10,8 +10,11 @@ from benchmarks.figures import Figures
 from benchmarks.floor import floor_world
 from benchmarks.knobs import Knobs, Steady
 from benchmarks.peers import PEERS, world_of
-from benchmarks.servers import World, embedded
+from benchmarks.servers import World, embedded, scaled
+from benchmarks.workloads.awareness import awareness, label
+from benchmarks.workloads.instances import across, two_instances
 from benchmarks.workloads.joins import join_storm, joins, joins_of_evicted
+from benchmarks.workloads.receipts import commits_postgres, commits_sqlite, receipts
 from benchmarks.workloads.rejoin import rejoin
 from benchmarks.workloads.saturation import saturate
 from benchmarks.workloads.steady import steady
@@ -35,7 +38,14 @@ class Row:
 
 def rows(knobs: Knobs) -> Sequence[Row]:
     """Return what is compared, in order."""
-    return [*_fan_out(knobs), *_saturation(knobs), *_joins(knobs)]
+    return [
+        *_fan_out(knobs),
+        *_saturation(knobs),
+        *_joins(knobs),
+        *_presence(knobs),
+        *_receipts(knobs),
+        *_across(knobs),
+    ]
 
 
 def worlds(*, floor: bool = False) -> Mapping[str, World]:
@@ -143,6 +153,65 @@ def _joins(knobs: Knobs) -> Sequence[Row]:
             ),
             worlds(),
         ),
+    ]
+
+
+def _presence(knobs: Knobs) -> Sequence[Row]:
+    compared = (
+        Compared("staleness p50 ms"),
+        Compared("staleness p99 ms"),
+        Compared("delivered states/s", more_is_better=True),
+        Compared("server CPU us a delivered state"),
+    )
+    return [Row("awareness", label(knobs), partial(awareness, knobs), compared, worlds())]
+
+
+def _receipts(knobs: Knobs) -> Sequence[Row]:
+    """Return the rows of what no peer does, beside the bare commits of the same disk."""
+    shape = knobs.receipts
+    load = f"{shape.rooms} rooms × {shape.clients} writers, {shape.rate / shape.clients:g} edits/s each"
+    compared = (
+        Compared("receipt p50 ms"),
+        Compared("receipt p95 ms", (Aim(limit=50.0),)),
+        Compared("receipt p99 ms", (Aim(limit=100.0),)),
+        Compared("commit p50 ms"),
+        Compared("commit p95 ms"),
+        Compared("commit p99 ms"),
+        Compared("delivery p50 ms"),
+        Compared("server CPU us an edit"),
+    )
+    databases: Sequence[tuple[str, str, World, Callable[[int], Figures]]] = (
+        ("sqlite", "SQLite FULL", embedded, commits_sqlite),
+        ("postgres", "PostgreSQL and Valkey", scaled, commits_postgres),
+    )
+    return [
+        Row(f"receipts-{name}", f"{load}: {what}", partial(_beside_commits, knobs, commits), compared, {OURS: world})
+        for name, what, world, commits in databases
+    ]
+
+
+def _beside_commits(knobs: Knobs, commits: Callable[[int], Figures], world: World) -> Figures:
+    return {**commits(knobs.commits), **receipts(knobs, world)}
+
+
+def _across(knobs: Knobs) -> Sequence[Row]:
+    compared = (
+        Compared("seen on A p50 ms"),
+        Compared("seen on A p99 ms"),
+        Compared("seen on B p50 ms"),
+        Compared("seen on B p99 ms"),
+        Compared("CPU of A us an edit"),
+        Compared("CPU of B us an edit"),
+    )
+    return [
+        Row(
+            f"instances-{shape.rooms}",
+            f"two instances: {shape.rooms} rooms, {shape.rate:g} edits/s in each by {shape.clients} clients on A, one on B",
+            partial(across, shape, knobs),
+            compared,
+            {OURS: two_instances},
+        )
+        for shape in knobs.two_instances
     ]
 
 

@@ -73,7 +73,7 @@ def draw(picture: Picture) -> None:
         axis.xaxis.set_major_locator(ticker.FixedLocator(places))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.xaxis.set_major_formatter(ticker.FuncFormatter(shown))
-        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=99))
         axis.yaxis.set_minor_locator(ticker.NullLocator())
         axis.yaxis.set_major_formatter(ticker.FuncFormatter(shown))
         axis.grid(color="#dddddd", linewidth=0.8)

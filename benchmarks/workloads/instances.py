@@ -1,6 +1,7 @@
 """How much later does somebody on another instance see an edit, and what does it cost there?"""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 from benchmarks.check import check
@@ -8,7 +9,7 @@ from benchmarks.figures import Case, Figures, latency
 from benchmarks.generator import Client
 from benchmarks.knobs import Knobs, Steady
 from benchmarks.load import Meter, fill_rooms, new_generator, warm_up
-from benchmarks.servers import scaled
+from benchmarks.servers import Target, World, scaled
 
 
 def cases(knobs: Knobs) -> Sequence[Case]:
@@ -16,14 +17,20 @@ def cases(knobs: Knobs) -> Sequence[Case]:
     return [
         Case(
             f"{shape.rooms} rooms, {shape.rate:g} edits/s in each by {shape.clients} clients on A, one client on B",
-            partial(_measure, shape, knobs),
+            partial(across, shape, knobs, two_instances),
         )
         for shape in knobs.two_instances
     ]
 
 
-def _measure(shape: Steady, knobs: Knobs) -> Figures:
-    with scaled(shape.rooms, instances=2) as target, new_generator() as generator:
+def two_instances(courses: int) -> AbstractContextManager[Target]:
+    """Give two instances over one PostgreSQL and one Valkey."""
+    return scaled(courses, instances=2)
+
+
+def across(shape: Steady, knobs: Knobs, world: World) -> Figures:
+    """Measure one spell."""
+    with world(shape.rooms) as target, new_generator() as generator:
         here = fill_rooms(generator, target, shape.rooms, shape.clients)
         there = {client.fd for client in fill_rooms(generator, target, shape.rooms, 1, instance=1)}
         warm_up(generator, here, shape.rate * shape.rooms, knobs.warm_up_seconds, target)
