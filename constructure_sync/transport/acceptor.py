@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from constructure_sync.observability import get_logger
@@ -23,6 +24,7 @@ from constructure_sync.transport.admission import (
     origin_allowed,
     read_request,
 )
+from constructure_sync.transport.parser import Parsers
 
 _DRAIN_SLICE = 0.1
 
@@ -94,6 +96,11 @@ class Acceptor:
         self._held = 0
         self._held_by_address: Counter[str] = Counter()
         self._watch: asyncio.TimerHandle | None = None
+
+    @cached_property
+    def parsers(self) -> Parsers:
+        """What reads the frames of all sockets; made on the loop."""
+        return Parsers()
 
     @property
     def held(self) -> int:
@@ -168,6 +175,7 @@ class Acceptor:
     def _look(self) -> None:
         self._watch = None
         self.check_all(self.clock())
+        self.parsers.trim()
         if self.sockets:
             self._watch_later()
 

@@ -5,6 +5,7 @@ Pure: no I/O. Whatever cannot be read raises `Refusal`; the socket class writes 
 
 import base64
 import binascii
+import hashlib
 import ipaddress
 import json
 import re
@@ -22,6 +23,7 @@ MAX_QUERY_FIELDS: Final = 16
 TOKEN_SUBPROTOCOL: Final = "constructure.token."
 HOCUSPOCUS_PATH: Final = "/hocuspocus"
 
+_ACCEPT_SALT: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _SYNC_PATH = re.compile(rf"/sync/({_UUID})(?:/body/([0-9A-Za-z]{{12}})|/(review))?")
 _QUERY_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
@@ -265,6 +267,20 @@ def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     except ValueError:
         return False
     return any(parsed in network for network in trusted)
+
+
+def switching_response(key: str, subprotocol: str | None) -> bytes:
+    """The answer that opens a WebSocket (RFC 6455 §4.2.2). key: Sec-WebSocket-Key, already checked."""
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _ACCEPT_SALT, usedforsecurity=False).digest()).decode()
+    headers = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+    ]
+    if subprotocol is not None:
+        headers.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return "\r\n".join([*headers, "", ""]).encode()
 
 
 def refusal_response(refused: Refused) -> bytes:

@@ -47,6 +47,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_is_whole()
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, and leave nothing behind: this object and its parser would keep each other for long."""
+        super().handle_websocket_upgrade()
+        self._head_is_whole()
+        self.parser = self.transport = self.flow = None  # type: ignore[assignment]  # as uvicorn has them before a connection
+
     def _expect_head(self) -> None:
         if self._head_deadline is None:
             self._head_bytes = 0

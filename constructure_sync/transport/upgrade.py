@@ -11,7 +11,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from constructure_sync.observability import CONNECTIONS, REFUSED_CONNECTIONS
+from constructure_sync.observability import REFUSED_CONNECTIONS
 from constructure_sync.transport.acceptor import Acceptor
 from constructure_sync.transport.admission import (
     HOCUSPOCUS_PATH,
@@ -22,6 +22,7 @@ from constructure_sync.transport.admission import (
     UpgradeRequest,
     parse_handshake,
     refusal_response,
+    switching_response,
     token_subprotocol,
 )
 from constructure_sync.transport.websocket import WebSocket
@@ -75,19 +76,11 @@ class Upgrade(asyncio.Protocol):
         if transport is None:
             return
         family = "hocuspocus" if request.path == HOCUSPOCUS_PATH else "sync"
-        open_connections, acceptor = self._open_connections, self._acceptor
-
-        def on_end(socket: WebSocket) -> None:
-            open_connections.discard(socket)
-            acceptor.give_back_place(request.address)
-            CONNECTIONS.labels(family).dec()
-
-        socket = WebSocket(acceptor, transport, on_end)
-        self._transport = self._address = None
-        open_connections.discard(self)
-        open_connections.add(socket)
-        CONNECTIONS.labels(family).inc()
-        socket.open(handshake.key, token_subprotocol(handshake.subprotocols), admitted.open)
+        socket = WebSocket(self._acceptor, transport, self._open_connections, family, request.address)
+        self._transport = self._address = self._task = None
+        self._open_connections.discard(self)
+        answer = switching_response(handshake.key, token_subprotocol(handshake.subprotocols))
+        socket.open(answer, admitted.open)
 
     def _refuse(self, refused: Refused) -> None:
         if self._transport is None or self._transport.is_closing():

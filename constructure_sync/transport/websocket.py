@@ -6,20 +6,22 @@ import struct
 import termios
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from picows import WSFrame, WSMsgType, WSTransport
 
 from constructure_sync.errors import ProtocolViolation
-from constructure_sync.observability import SOCKETS_CLOSED, get_logger
+from constructure_sync.observability import CONNECTIONS, SOCKETS_CLOSED, get_logger
 from constructure_sync.protocol import closes
 from constructure_sync.transport.acceptor import Acceptor
 from constructure_sync.transport.admission import Connection
-from constructure_sync.transport.parser import FrameListener, Parser, Swallow
+from constructure_sync.transport.parser import READ_BUFFER_BYTES, Parser, Parsers, Swallow
 
 _LARGEST_HEADER: Final = 14
 _MAX_REASON_BYTES: Final = 123
 _NO_CLOSE_FRAME: Final = 1006
+_CLOSE_HEADER, _PING_HEADER, _PONG_HEADER = 0x88, 0x89, 0x8A
+_SWALLOW: Final = Swallow()
 _BINARY, _CONTINUATION, _TEXT = WSMsgType.BINARY, WSMsgType.CONTINUATION, WSMsgType.TEXT
 _PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE
 
@@ -54,69 +56,83 @@ class _Nobody:
 _NOBODY: Final = _Nobody()
 
 
-class WebSocket(FrameListener):
-    """One open WebSocket: the rooms' `Socket`, and picows' listener.
+class WebSocket(asyncio.BufferedProtocol):
+    """One open WebSocket: the rooms' `Socket`, the transport's protocol, and whom a parser tells of frames.
 
-    Everything happens on the loop. Messages that picows delivers while reading is paused are held (never more than one
-    read) and handed over in order when it resumes; so is the peer's close frame.
+    Everything happens on the loop. Messages that come while reading is paused are held (never more than one read) and handed
+    over in order when it resumes; so is the peer's close frame. There may be thousands that do nothing: what a socket needs only
+    now and then, such as a parser, it has only then.
+
+    open_connections: uvicorn's, each of which it tells to shut down. family, address: under which the socket is counted.
     """
 
     __slots__ = (
         "_acceptor",
+        "_address",
         "_closing",
         "_congested",
         "_connection",
         "_ended",
+        "_family",
         "_fragments",
         "_held",
         "_held_close",
-        "_key",
         "_last_words",
         "_moved_at",
-        "_on_end",
+        "_open_connections",
         "_parser",
+        "_parsers",
         "_paused",
         "_pinged_at",
         "_raw",
         "_receive",
+        "_said_close",
         "_waiting",
-        "_ws",
+        "heard",
         "heard_at",
+        "unframed",
     )
 
-    def __init__(self, acceptor: Acceptor, raw: asyncio.Transport, on_end: Callable[["WebSocket"], None]) -> None:
+    data_received = None
+    """uvloop keeps a transport's earlier protocol alive for the sake of this method, unless the next one has it too."""
+
+    def __init__(
+        self, acceptor: Acceptor, raw: asyncio.Transport, open_connections: set[Any], family: str, address: str
+    ) -> None:
         self._acceptor = acceptor
         self._raw = raw
-        self._on_end = on_end
-        self._ws: WSTransport | None = None
-        self._key = ""
-        self._parser: Parser | None = None
+        self._open_connections = open_connections
+        self._family = family
+        self._address = address
+        self._parsers: Parsers = acceptor.parsers
+        self._parser: Parser | Swallow | None = None  # of its own; between two frames it has none
         self._connection: Connection = _NOBODY
         self._receive: Callable[[bytes], None] = _discard
         self._fragments: bytearray | None = None
-        self._held: deque[bytes] = deque()
+        self._held: deque[bytes] | None = None  # while reading is paused
         self._held_close: int | None = None
         self._paused = False
         self._closing = False
+        self._said_close = False
         self._ended = False
         self._congested = False
         self._last_words: asyncio.TimerHandle | None = None
         self._moved_at = self._pinged_at = self.heard_at = acceptor.clock()
         self._waiting = 0
-        self.heard = False
-        self.unframed = 0
+        self.heard = False  # since the last look
+        self.unframed = 0  # bytes read that belong to no frame delivered yet
 
     # ------------------------------------------------------------------ opening
 
-    def open(self, key: str, subprotocol: str | None, make: Callable[["WebSocket"], Connection]) -> None:
-        """Answer the upgrade with 101 and connect the transport to a connection. Reading must be paused."""
+    def open(self, answer: bytes, make: Callable[["WebSocket"], Connection]) -> None:
+        """Answer the upgrade with these bytes and connect the transport to a connection. Reading must be paused."""
         limits = self._acceptor.limits
         raw = self._raw
-        self._key = key
-        self._parser = Parser(self, subprotocol)
         raw.set_write_buffer_limits(high=limits.write_high, low=limits.write_low)
-        raw.set_protocol(self._parser)
-        self._parser.handshake(raw, key)
+        raw.set_protocol(self)
+        raw.write(answer)
+        self._open_connections.add(self)
+        CONNECTIONS.labels(self._family).inc()
         self._acceptor.add(self)
         try:
             self._connection = make(self)
@@ -131,14 +147,46 @@ class WebSocket(FrameListener):
             return
         if self._congested:
             self._connection.congested()
-        self._receive = self._held.append if self._paused else self._connection.receive
         if not self._paused:
+            self._receive = self._connection.receive
             raw.resume_reading()
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._ws = transport
-
     # ------------------------------------------------------------------ reading
+
+    def get_buffer(self, sizehint: int) -> memoryview | bytearray:
+        """Called by the transport before each read."""
+        return (self._parser or self._parsers.shared).get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the transport after each read."""
+        self.heard = True
+        self.unframed += nbytes
+        parser = self._parser
+        if parser is None:
+            parser = self._parsers.shared
+            parser.listener.socket = self
+        parser.buffer_updated(nbytes)
+        if self.unframed or self._parser is not None:
+            self._after_part(parser)
+
+    def _after_part(self, parser: Parser | Swallow) -> None:
+        """Keep the parser while it holds part of a frame, no longer; refuse a frame that grows beyond what its message may have."""
+        if self._parser is None:
+            self._parser = self._parsers.take()
+        elif not self.unframed and isinstance(parser, Parser) and not parser.is_spent and self._parser is parser:
+            self._parser = None
+            self._parsers.give_back(parser)
+        if self.unframed > READ_BUFFER_BYTES and self._parser is not _SWALLOW:
+            parts = len(self._fragments or b"")
+            if self.unframed + parts > self._connection.max_message_bytes + _LARGEST_HEADER:
+                self._refuse_large()
+
+    def _end_parsing(self) -> None:
+        """Whatever comes next, no other socket is to have this parser."""
+        if self._parser is None:
+            self._parser = self._parsers.take()
+        if isinstance(self._parser, Parser):
+            self._parser.is_spent = True
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self.unframed = frame.tail_size
@@ -165,12 +213,14 @@ class WebSocket(FrameListener):
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self.close(closes.PROTOCOL_ERROR, "reserved bits without an extension")
         elif kind is _CLOSE:
+            self._end_parsing()
             self._take_close(_close_payload_code(frame.get_payload_as_bytes()))
         elif self._closing:
             return
         elif kind is _PING:
-            if not self._congested and self._ws is not None:
-                self._ws.send_pong(frame.get_payload_as_bytes())
+            if not self._congested:
+                payload = frame.get_payload_as_bytes()
+                self.write(bytes((_PONG_HEADER, len(payload))) + payload)
         elif kind is _TEXT:
             self.close(closes.VIOLATION, "text frames are not spoken here")
         elif kind is _BINARY or kind is _CONTINUATION:
@@ -190,52 +240,41 @@ class WebSocket(FrameListener):
         if frame.fin:
             self._receive(bytes(parts))
 
-    def check_unframed(self) -> None:
-        """Refuse a frame that has grown beyond what its message may have, before it is whole."""
-        parts = len(self._fragments or b"")
-        if self.unframed + parts > self._connection.max_message_bytes + _LARGEST_HEADER:
-            self._refuse_large()
-
     def _refuse_large(self) -> None:
         """Close with 4413 and read on without keeping anything, so that the close frame arrives while the peer sends.
 
         Bytes left unread would make the kernel reset the connection, close frame and all.
         """
         self.close(closes.TOO_LARGE, "message too large")
+        self._swallow()
+
+    def _swallow(self) -> None:
         self._fragments = None
-        self._change_reader(self._swallow_rest)
+        self._end_parsing()
+        self._parser = _SWALLOW
 
-    def _swallow_rest(self, parser: Parser) -> None:
-        self._raw.set_protocol(Swallow(parser))
-        self._raw.resume_reading()
-
-    def renew_parser(self) -> None:
-        """Put a new parser in the place of one whose read buffer has grown."""
+    def broken(self, close_payload: bytes) -> None:
+        """See `FrameReader`. What came before the broken bytes is still taken."""
+        self._end_parsing()
         if not self._closing:
-            self._change_reader(self._replace_parser)
+            SOCKETS_CLOSED.labels(str(int.from_bytes(close_payload[:2], "big"))).inc()
+        self._say_close(close_payload)
+        self._closing = True
+        asyncio.get_running_loop().call_soon(self._give_up)
 
-    def _replace_parser(self, parser: Parser) -> None:
-        if not self._closing:
-            self._parser = Parser(self, None)
-            self._raw.set_protocol(self._parser)
-            self._parser.succeed(self._raw, self._key)
-        if not self._paused or self._closing:
+    def _give_up(self) -> None:
+        """End a socket whose peer has been told why, and hear nothing more of it."""
+        if not self._ended:
+            self._swallow()
+            self._begin_end()
             self._raw.resume_reading()
-
-    def _change_reader(self, change: Callable[[Parser], None]) -> None:
-        """Change the transport's protocol after the running read, and before the next."""
-
-        def change_now() -> None:
-            if not self._ended and self._parser is not None:
-                change(self._parser)
-
-        self._raw.pause_reading()
-        asyncio.get_running_loop().call_soon(change_now)
 
     def pause_reading(self) -> None:
         """Hand over no message until `resume_reading`."""
         if not self._paused and not self._closing and not self._ended:
             self._paused = True
+            if self._held is None:
+                self._held = deque()
             self._receive = self._held.append
             self._raw.pause_reading()
 
@@ -244,10 +283,12 @@ class WebSocket(FrameListener):
         if not self._paused:
             return
         self._paused = False
-        while self._held and not self._paused and not self._closing:
-            self._hand_over(self._held.popleft())
+        held = self._held
+        while held and not self._paused and not self._closing:
+            self._hand_over(held.popleft())
         if self._paused or self._closing or self._ended:
             return
+        self._held = None
         self._receive = self._connection.receive
         if self._held_close is not None:
             self._take_close(self._held_close)
@@ -277,8 +318,8 @@ class WebSocket(FrameListener):
 
     def ping(self) -> None:
         """Send a ping unless bytes are waiting already: it would stand behind them."""
-        if self._ws is not None and not self._closing and not self._congested:
-            self._ws.send_ping()
+        if not self._congested:
+            self.write(bytes((_PING_HEADER, 0)))
 
     def pause_writing(self) -> None:
         """Called by the transport when its buffer has passed the high mark."""
@@ -352,13 +393,24 @@ class WebSocket(FrameListener):
         self.close(closes.RESTART, "restart")
 
     def _send_close(self, code: int, reason: str) -> None:
+        text = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        self._say_close(code.to_bytes(2, "big") + text.encode())
+        self._begin_end()
+
+    def _say_close(self, payload: bytes) -> None:
+        if not self._said_close:
+            self._said_close = True
+            self._raw.write(bytes((_CLOSE_HEADER, len(payload))) + payload)
+
+    def _begin_end(self) -> None:
+        """Take nothing more, and let the peer answer the close frame for a while."""
         self._closing = True
         self._receive = _discard
-        self._held.clear()
-        if self._ws is not None:
-            text = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
-            self._ws.send_close(code, text)  # type: ignore[arg-type]  # takes any number, whatever its stub says
-        self._last_words = asyncio.get_running_loop().call_later(self._acceptor.limits.close_timeout, self._raw.abort)
+        self._held = None
+        if self._last_words is None:
+            self._last_words = asyncio.get_running_loop().call_later(
+                self._acceptor.limits.close_timeout, self._raw.abort
+            )
 
     def _take_close(self, code: int) -> None:
         """The peer's close frame: its answer to ours, or its own wish, which waits until what came before is taken."""
@@ -370,21 +422,22 @@ class WebSocket(FrameListener):
             self._send_close(code, "")
             self._raw.close()
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        if self._ended:
-            return
-        if not self._closing and transport.is_close_frame_sent:
-            sent = transport.close_handshake.sent
-            SOCKETS_CLOSED.labels(str(int(sent.code)) if sent else str(_NO_CLOSE_FRAME)).inc()  # type: ignore[call-overload]
+    def eof_received(self) -> bool:
+        """Called by the transport when the peer sends no more: it is closed then."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport, once, when it is closed."""
         self._ended = self._closing = True
         self._receive = _discard
-        self._held.clear()
-        self._fragments = None
+        self._held = self._fragments = self._parser = None
         if self._last_words is not None:
             self._last_words.cancel()
         self._acceptor.remove(self)
-        self._on_end(self)
-        connection, self._connection, self._parser = self._connection, _NOBODY, None
+        self._acceptor.give_back_place(self._address)
+        self._open_connections.discard(self)
+        CONNECTIONS.labels(self._family).dec()
+        connection, self._connection = self._connection, _NOBODY
         try:
             connection.ended()
         except Exception:

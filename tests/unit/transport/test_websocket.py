@@ -349,7 +349,114 @@ async def test_the_memory_of_a_large_message_is_given_back() -> None:
             await client.send(client_frame(BINARY, message) + client_frame(BINARY, b"next"))
             assert await client.frame() == (BINARY, message)
             assert await client.frame() == (BINARY, b"next")
-        assert socket._parser is not None
-        assert len(socket._parser.get_buffer(-1)) <= 256 * 1024
+        assert socket._parser is None
+        assert not stage.acceptor.parsers.shared.has_grown
         await client.send(client_frame(PING, b"p") + client_frame(BINARY, b"after"))
         assert [await client.frame(), await client.frame()] == [(PONG, b"p"), (BINARY, b"after")]
+
+
+def web_socket(stage: Stage) -> WebSocket:
+    socket = stage.connection.socket
+    assert isinstance(socket, WebSocket)
+    return socket
+
+
+@on_both_loops
+async def test_an_idle_socket_has_no_parser_and_no_buffer() -> None:
+    async with serving() as stage:
+        sockets = []
+        for _ in range(3):
+            client = await stage.connect()
+            await client.send(client_frame(BINARY, b"a"))
+            assert await client.frame() == (BINARY, b"a")
+            sockets.append(web_socket(stage))
+        assert [(socket._parser, socket._held, socket._fragments) for socket in sockets] == [(None, None, None)] * 3
+
+
+@on_both_loops
+async def test_parts_of_frames_of_several_sockets_are_kept_apart() -> None:
+    async with serving() as stage:
+        clients = [await stage.connect() for _ in range(20)]
+        sockets = [connection.socket for connection in stage.connections]
+        messages = [bytes((number,)) * (100 + 1000 * number) for number in range(20)]
+        frames = [client_frame(BINARY, message) for message in messages]
+        for cut in (1, 3, 50):
+            for client, whole in zip(clients, frames, strict=True):
+                await client.send(whole[:cut])
+            await until(lambda: all(socket._parser is not None for socket in sockets))  # type: ignore[attr-defined]
+            for client, whole, message in zip(clients, frames, messages, strict=True):
+                await client.send(whole[cut:] + client_frame(BINARY, b"next"))
+                assert await client.frame() == (BINARY, message)
+                assert await client.frame() == (BINARY, b"next")
+            await until(lambda: all(socket._parser is None for socket in sockets))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (client_frame(CLOSE, close_payload(1001)), 1001),
+        (client_frame(CLOSE, close_payload(1000)) * 2, 1002),
+        (client_frame(3, b"a"), 1002),
+        (client_frame(BINARY, bytes(2 << 20)), 4413),
+    ],
+    ids=["close", "two closes", "broken", "too large"],
+)
+@on_both_loops
+async def test_the_end_of_a_socket_concerns_no_other(end: bytes, code: int) -> None:
+    async with serving(QUICK) as stage:
+        other = await stage.connect()
+        for _ in range(3):
+            client = await stage.connect()
+            await client.send(end)
+            assert await client.close_code() == code
+            await other.send(client_frame(BINARY, b"a") + client_frame(PING, b"p"))
+            assert [await other.frame(), await other.frame()] == [(BINARY, b"a"), (PONG, b"p")]
+        await other.send(client_frame(CLOSE, close_payload(1000)))
+        assert await other.close_code() == 1000
+
+
+@on_both_loops
+async def test_what_comes_before_broken_bytes_is_taken() -> None:
+    async with serving(QUICK) as stage:
+        client = await stage.connect()
+        connection = stage.connection
+        await client.send(client_frame(BINARY, b"a") + client_frame(BINARY, b"b") + client_frame(3, b"c"))
+        assert await client.close_code() == 1002
+        await until(lambda: "ended" in connection.events)
+        assert connection.messages == [b"a", b"b"]
+
+
+@on_both_loops
+async def test_the_memory_of_large_messages_of_many_is_given_back() -> None:
+    async with serving() as stage:
+        clients = [await stage.connect() for _ in range(200)]
+        message = bytes(60 << 10)
+        for connection in stage.connections:
+            connection.echo = False
+        for client in clients:
+            await client.send(client_frame(BINARY, message))
+        await until(lambda: all(connection.messages == [message] for connection in stage.connections))
+        parsers = stage.acceptor.parsers
+        parsers.trim()
+        assert all(connection.socket._parser is None for connection in stage.connections)  # type: ignore[attr-defined]
+        assert not any(parser.has_grown for parser in [parsers.shared, *parsers._spare])
+        assert len(parsers._spare) <= 8
+
+
+@on_both_loops
+async def test_a_parser_that_has_grown_while_it_was_shared_is_replaced() -> None:
+    async with serving() as stage:
+        client = await stage.connect()
+        parsers = stage.acceptor.parsers
+        stage.connection.on_message = lambda _: stage.connection.socket.pause_reading()
+        await client.send(client_frame(BINARY, b"first"))
+        await until(lambda: bool(stage.connection.messages))
+        stage.connection.on_message = None
+        size = len(parsers.shared.get_buffer(-1))
+        await client.send(client_frame(BINARY, bytes(size - 8)))  # whole in one read, which it fills
+        while not parsers.shared.has_grown:
+            stage.connection.socket.resume_reading()
+            await client.frame()
+            await client.send(client_frame(BINARY, bytes(size - 8)))
+        parsers.trim()
+        assert not parsers.shared.has_grown
