@@ -26,6 +26,7 @@ WORKLOADS: Final = {
     "opening": "time and memory to open a course with a history",
     "joins": "time and cost to join a large course: open, let go, by a crowd",
     "rejoin": "time until others see what was written offline, alone and by a crowd",
+    "history": "a course after very many edits, beside stock Yjs",
     "awareness": "cursors of many people in one room, with what stock clients send back",
     "traces": "real editing traces and courses, sent again by many writers",
     "floor": "ours beside the system calls alone, in C",
@@ -67,11 +68,14 @@ def own(words: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, []], help="one of the above")
     parser.add_argument("--smoke", action="store_true", help="a minute that shows that everything runs and is right")
     parser.add_argument("--runs", type=int, help="of each case; their median counts")
+    parser.add_argument("--edits", type=int, help="of the one course that `history` then measures")
     parser.add_argument("--json", type=Path, help="also append every run to this file, a line for each case")
     arguments = parser.parse_args(words)
     knobs = SMOKE if arguments.smoke else FULL
     if arguments.runs:
         knobs = replace(knobs, runs=arguments.runs)
+    if arguments.edits:
+        knobs = replace(knobs, histories=(arguments.edits,))
     print(machine(), flush=True)
     for name in arguments.names or WORKLOADS:
         workload = cast(Workload, importlib.import_module(f"benchmarks.workloads.{name}"))

@@ -66,6 +66,7 @@ class Knobs:
     commits: int = 500  # bare commits of the same disk
     floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor
     floor_fan_outs: tuple[tuple[int, int], ...] = ((20, 100), (100, 100))  # clients of a room, edits a second
+    histories: tuple[int, ...] = (1_000, 100_000)  # edits by stock clients; `--edits` sets one
     present: int = 50  # clients of one room that move
     moves: float = 20.0  # of each, a second
     traces: tuple[Trace, ...] = (
@@ -105,6 +106,7 @@ SMOKE = Knobs(
     commits=50,
     floor_room=20,
     floor_fan_outs=((20, 100),),
+    histories=(1_000,),
     present=10,
     traces=(
         Trace("trace-friendsforever", 1, 2, 2, 1_000, window=8),
