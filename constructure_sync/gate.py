@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass
 from itertools import count
 
 from auth.documents import Denied, DocumentAccess, Grant
@@ -27,12 +26,20 @@ _UNAVAILABLE = 503
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 
 
-@dataclass(slots=True)
 class _Held:
     """The rights behind an open socket. rechecked: number of the newest recheck that took effect; older ones then do not."""
 
-    grant: Grant
-    rechecked: int = 0
+    __slots__ = ("_gate", "connection", "grant", "rechecked")
+
+    def __init__(self, gate: "Gate", grant: Grant) -> None:
+        self._gate = gate
+        self.connection: Connection | None = None
+        self.grant = grant
+        self.rechecked = 0
+
+    def end(self) -> None:
+        """The socket is gone."""
+        self._gate.ended(self)
 
 
 class Gate:
@@ -78,18 +85,21 @@ class Gate:
     def _join(self, room: Room, grant: Grant, wants_receipts: bool, changes_told: int, socket: Socket) -> Connection:
         self._by_user[grant.user_id] += 1
         member = Member(grant.user_id, grant.user_name, grant.can_write, wants_receipts)
-
-        def ended() -> None:
-            self._open.pop(connection, None)
-            self._by_user[grant.user_id] -= 1
-            if not self._by_user[grant.user_id]:
-                del self._by_user[grant.user_id]
-
-        connection = self._rooms.join(room, member, socket, ended)
-        self._open[connection] = _Held(grant)
+        held = _Held(self, grant)
+        connection = held.connection = self._rooms.join(room, member, socket, held.end)
+        self._open[connection] = held
         if changes_told != self._changes_told:  # while the room was being opened: perhaps it was this one's right
             self._look_at(grant.course_id)
         return connection
+
+    def ended(self, held: _Held) -> None:
+        """A socket that was let in is gone."""
+        if held.connection is not None:
+            self._open.pop(held.connection, None)
+        user_id = held.grant.user_id
+        self._by_user[user_id] -= 1
+        if not self._by_user[user_id]:
+            del self._by_user[user_id]
 
     async def run(self) -> None:
         """Look again at every open socket's rights, for ever: what has ended or was lowered takes effect on live sockets.

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _KEEPALIVE_FRAME: Final = frame(KEEPALIVE)
 _BYTES_PER_TURN: Final = 1024 * 1024  # of catching up, before other connections have their turn of the loop
 _NOT_ASKED: Final = -(2**62)
+_NONE_FRUITLESS: Final[frozenset[tuple[int, int]]] = frozenset()
 SWEEPS_PER_KEEPALIVE: Final = 3
 
 
@@ -109,7 +110,7 @@ class Connection:
         self.conveyed: bytes | None = (
             None  # a reader's answer that may only convey what others wrote, until it is judged
         )
-        self._fruitless: frozenset[tuple[int, int]] = frozenset()
+        self._fruitless = _NONE_FRUITLESS
         self._must_tell_all = False
         self._must_ask_presence = False
         self._receipt_due = 0
@@ -222,7 +223,7 @@ class Connection:
         head = self.room.history.head
         if is_answer:
             self._asked = False
-            self._fruitless = frozenset(missing)
+            self._fruitless = frozenset(missing) if missing else _NONE_FRUITLESS
             if self.receipts is not None and self.conveyed is None:
                 self.receipts.close_gaps(head)
         is_gap = bool(missing) and not self._fruitless.issuperset(missing)

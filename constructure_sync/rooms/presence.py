@@ -9,7 +9,7 @@ that changes its instance takes its entry along by the first newer clock; what i
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from constructure_sync.bus.contracts import InstanceId, PresenceEntry
 from constructure_sync.errors import ProtocolViolation
@@ -42,8 +42,17 @@ class Attendee:
     user_name: str
     tokens: float
     refilled_at: float
-    ids: set[int] = field(default_factory=set)
+    ids: tuple[int, ...] = ()
     has_spoken: bool = False
+
+    def own(self, client_id: int) -> None:
+        """Have an entry that it speaks for; there are few of them."""
+        if client_id not in self.ids:
+            self.ids = (*self.ids, client_id)
+
+    def disown(self, client_id: int) -> None:
+        """Have such an entry no longer, if it was there."""
+        self.ids = tuple([each for each in self.ids if each != client_id])
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +214,12 @@ class Presence:
         is_late = self._is_over_rate(attendee, now)
         if entry.state == GONE:
             self._remove(entry.client_id, entry.clock, attendee, now)
-            attendee.ids.discard(entry.client_id)
+            attendee.disown(entry.client_id)
         else:
             entry.state = stamp_user(entry.state, str(attendee.user_id), attendee.user_name)
             self._present[entry.client_id] = _Present(entry, owner, now)
             self._gone.pop(entry.client_id, None)
-            owner.ids.add(entry.client_id)
+            owner.own(entry.client_id)
         if is_late:
             self._deferred[entry.client_id] = owner
         else:
@@ -247,7 +256,7 @@ class Presence:
             if present is not None and present.owner is attendee:
                 self._remove(client_id, present.entry.clock, attendee, now)
                 self._changed_here(client_id, attendee)
-        attendee.ids.clear()
+        attendee.ids = ()
 
     def expire(self, now: float) -> None:
         """Remove entries that were not renewed in time, and forget removals that no client can still echo."""
@@ -255,7 +264,7 @@ class Presence:
         for client_id, present in [(c, p) for c, p in self._present.items() if p.renewed_at <= limit]:
             self._remove(client_id, present.entry.clock, present.owner, now)
             if isinstance(present.owner, Attendee):
-                present.owner.ids.discard(client_id)
+                present.owner.disown(client_id)
                 self._changed_here(client_id, present.owner)
             else:
                 self._changed[client_id] = None
@@ -392,7 +401,7 @@ class Presence:
 
 def _disown(owner: Attendee | _Elsewhere, client_id: int) -> None:
     if isinstance(owner, Attendee):
-        owner.ids.discard(client_id)
+        owner.disown(client_id)
 
 
 def _announcement(owner: Attendee, entry: AwarenessEntry) -> PresenceEntry:

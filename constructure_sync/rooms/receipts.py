@@ -1,7 +1,5 @@
 """Which of a connection's write messages are saved: the numbers behind `?ack=seq` (design §4)."""
 
-from collections import deque
-
 
 class Receipts:
     """Counts a connection's write messages (Update, SyncStep2) and tells how many of the first are saved.
@@ -15,7 +13,8 @@ class Receipts:
     def __init__(self) -> None:
         self.counted = 0
         self.given = 0
-        self._due: deque[list[int]] = deque()  # [message number, position to be saved; -1 while a gap is open]
+        # [message number, position to be saved; -1 while a gap is open]. A list: empty, it is a tenth of a deque.
+        self._due: list[list[int]] = []
         self._has_gap = False
 
     def note(self, position: int, *, gap: bool = False) -> None:
@@ -37,10 +36,14 @@ class Receipts:
 
     def saved(self, position: int) -> int:
         """Return how many of the first messages are saved now if that is more than was given before, else 0."""
-        due = self._due
-        number = 0
-        while due and 0 <= due[0][1] <= position:
-            number = due.popleft()[0]
+        number = count = 0
+        for last, due in self._due:
+            if not 0 <= due <= position:
+                break
+            number = last
+            count += 1
+        if count:
+            del self._due[:count]
         if number <= self.given:
             return 0
         self.given = number
@@ -54,4 +57,4 @@ class Receipts:
         self.given = told
         for due in self._due:
             due[1] = max(due[1], position) if due[1] >= 0 else due[1]
-        self._due.appendleft([number, position])
+        self._due.insert(0, [number, position])
