@@ -31,9 +31,10 @@ def pack(clock: int, nesting: int) -> int:
 
 def nesting_at(runs: Sequence[int], clock: int) -> int:
     """Give the nesting at a known clock from runs that were made by `pack`."""
-    if clock << 16 >= runs[-1] & ~0xFFFF:
-        return runs[-1] & 0xFFFF
-    return runs[bisect_right(runs, clock << 16 | 0xFFFF) - 1] & 0xFFFF
+    up_to, last = clock << 16 | 0xFFFF, runs[-1]
+    if up_to >= last:
+        return last & 0xFFFF
+    return runs[bisect_right(runs, up_to) - 1] & 0xFFFF
 
 
 def child_depth(parent: int) -> int:
@@ -102,7 +103,7 @@ class Closing:
         nesting = -1 if not runs else runs[-1] & 0xFFFF
         while place < len(structs):
             struct = structs[place]
-            kind, clock, end, _, _, _, *references = struct
+            kind, clock, end, _, _, _, origin, right_origin, parent = struct
             if kind == SKIP:
                 if place + 1 < len(structs):
                     self._wait(client, client, here)
@@ -110,14 +111,17 @@ class Closing:
             if clock > here:
                 self._wait(client, client, here)
                 break
-            for reference in references:
+            for reference in (origin, right_origin, parent):
                 if reference is not None and reference[0] != client:
                     other, at = reference
                     if at >= (reached[other] if other in reached else clocks.get(other, 0)):
                         self._wait(client, other, at)
                         reached[client] = here
                         return place
-            found = self._nesting_of(struct)
+            if right_origin is None and nesting >= 0 and origin == (client, here - 1):
+                found = nesting_of(nesting >> 1, kind)  # beside what was just taken
+            else:
+                found = self._nesting_of(struct)
             if clock < here:
                 self._check_known_part(client, here, found)
             if found != nesting:
@@ -159,9 +163,7 @@ class Closing:
 
     def _at(self, reference: Id) -> int:
         client, clock = reference
-        if clock < self._clocks.get(client, 0):
-            return nesting_at(self._nesting[client], clock)
-        return nesting_at(self._runs[client], clock)
+        return nesting_at(self._nesting[client] if clock < self._clocks.get(client, 0) else self._runs[client], clock)
 
     def part(self, deleted: IdRanges) -> ClosedPart:
         """Give what was taken as an update, with the delete ranges that are of it or known and not yet deleted."""

@@ -18,7 +18,10 @@ def read_var_uint(data: bytes, position: int) -> tuple[int, int]:
 
     Raises ProtocolViolation when the bytes end too early, the number takes more than ten bytes or is above 2^53-1.
     """
-    end = min(len(data), position + MAX_VAR_BYTES)
+    end = len(data)
+    if position < end and data[position] < 0x80:  # most numbers are one byte
+        return data[position], position + 1
+    end = min(end, position + MAX_VAR_BYTES)
     value = shift = 0
     while position < end:
         byte = data[position]
@@ -118,6 +121,8 @@ def write_var_uint(number: int) -> bytes:
     """Give the varUint of a number that is not negative."""
     if number < 0x80:
         return _SMALL[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     written = bytearray()
     while number >= 0x80:
         written.append(number & 0x7F | 0x80)

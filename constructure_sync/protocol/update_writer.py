@@ -108,8 +108,8 @@ def collect_garbage(update: bytes, deletes: IdRanges) -> bytes:
         for struct, is_below in zip(structs, below[client], strict=True):
             if is_below and struct.kind == DELETED:
                 section.append(*_garbage(struct.clock, struct.end))
-            elif struct.kind in _COLLECTED:
-                for data, part in _without_deleted(parsed.data, struct, client, deletes, bool(is_below)):
+            elif struct.kind in _COLLECTED and (deleted := deletes.within(client, struct.clock, struct.end)):
+                for data, part in _without_deleted(parsed.data, struct, client, deleted, bool(is_below)):
                     section.append(data, part)
             else:
                 section.append(parsed.data, struct)
@@ -233,15 +233,15 @@ def _garbage(clock: int, end: int) -> tuple[bytes, Struct]:
 
 
 def _without_deleted(
-    data: bytes, struct: Struct, client: int, deletes: IdRanges, is_below: bool
+    data: bytes, struct: Struct, client: int, deleted: Sequence[tuple[int, int]], is_below: bool
 ) -> list[tuple[bytes, Struct]]:
     """Give the struct in parts, each wholly deleted or not at all, with the bytes they lie in.
 
-    Deleted parts are ContentDeleted, or garbage where the struct hangs below something deleted.
+    deleted: the clocks of it that are. Deleted parts are ContentDeleted, or garbage where the struct hangs below something
+    deleted.
     """
-    deleted = deletes.within(client, struct.clock, struct.end)
     edges = sorted({struct.clock, struct.end, *(edge for part in deleted for edge in part)})
-    bodies = _split_body(data, struct, edges) if deleted else None
+    bodies = _split_body(data, struct, edges)
     if bodies is None:
         return [(data, struct)]
     starts_deleted = {start for start, _ in deleted}
