@@ -92,9 +92,12 @@ def migrate() -> None:
 
 @app.command()
 def config() -> None:
-    """Print every setting in effect; the secret key is never shown."""
+    """Print every setting in effect, and how updates are read; the secret key is never shown."""
+    from constructure_sync.protocol.readers import IMPLEMENTATION
+
     for name, value in _settings().model_dump().items():
         print(f"CONSTRUCTURE_{name.upper()}={value}")
+    print(f"# readers of updates: {IMPLEMENTATION}")
 
 
 @app.command()

@@ -3,17 +3,29 @@ import pickle
 import pytest
 
 from constructure_sync.errors import ProtocolViolation
+from constructure_sync.protocol import known as known_module
+from constructure_sync.protocol import short_updates, update_reader
 from constructure_sync.protocol.closed_part import Summary
 from constructure_sync.protocol.known import Known, UpdateLimits
 from constructure_sync.protocol.lib0 import var_string
 from constructure_sync.protocol.state_vector import decode_state_vector
 from constructure_sync.protocol.update_cut import EMPTY_UPDATE
 from constructure_sync.protocol.update_reader import read_update
+from tests.compiled import compiled
 from tests.unit.protocol.golden import HISTORIES, NAMES, History
 from tests.unit.protocol.updates import gc, item, section, skip, text, uints, update
 
 MAP = uints(1)
 TEXT = uints(2)
+
+
+@pytest.fixture(autouse=True, params=["python", "compiled"])
+def _readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with both kinds of readers."""
+    is_compiled = request.param == "compiled"
+    closer, reader = (compiled(), compiled()) if is_compiled else (short_updates, update_reader)
+    monkeypatch.setattr(known_module, "close_short", closer.close_short)
+    monkeypatch.setattr(known_module, "read_update", reader.read_update)
 
 
 def knowing(*updates: bytes) -> Known:

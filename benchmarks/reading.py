@@ -1,0 +1,94 @@
+"""Measure the readers of updates, compiled and in Python: `python -m benchmarks.reading`.
+
+Prints microseconds of CPU for each update that live editing sends, and for a whole course; the least of several rounds.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from constructure_sync.protocol import short_updates, update_reader
+from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.lib0 import var_string, write_var_uint
+from constructure_sync.protocol.readers import IMPLEMENTATION, close_short, read_update
+from constructure_sync.protocol.update_reader import DEFAULT_LIMITS
+
+ROUNDS: Final = 7
+CALLS: Final = 5_000
+CLIENT: Final = 3_123_456_789
+STRUCTS: Final = 2_000
+
+
+def _numbers(*numbers: int) -> bytes:
+    return b"".join(map(write_var_uint, numbers))
+
+
+def _document() -> Known:
+    """A map in a root, with a value under a key, and a text, most of it written by this client."""
+    known = Known()
+    for update in (
+        b"\x01" + _numbers(1, CLIENT, 0) + b"\x27\x01" + var_string("nodes") + var_string("n1") + b"\x01\x00",
+        b"\x01" + _numbers(1, CLIENT, 1) + b"\x28\x00" + _numbers(CLIENT, 0) + var_string("x") + b"\x01\x7d\x05\x00",
+        b"\x01" + _numbers(1, CLIENT, 2) + b"\x04\x01" + var_string("text") + var_string("w" * 900) + b"\x00",
+    ):
+        known.add(known.close(update))
+    return known
+
+
+def _shapes() -> dict[str, bytes]:
+    head = b"\x01" + _numbers(1, CLIENT, 902)
+    deleted = b"\x01" + _numbers(CLIENT, 1)
+    number = b"\x01\x7b" + bytes(8)
+    return {
+        "a letter typed": head + b"\x84" + _numbers(CLIENT, 901) + var_string("a") + b"\x00",
+        "a letter typed inside": head + b"\xc4" + _numbers(CLIENT, 300, CLIENT, 301) + var_string("a") + b"\x00",
+        "a value replaced in a map": head + b"\xa8" + _numbers(CLIENT, 1) + number + deleted + _numbers(1, 1),
+        "a map set in a map": head + b"\x27\x00" + _numbers(CLIENT, 0) + var_string("data") + b"\x01\x00",
+        "some letters deleted": b"\x00" + deleted + _numbers(500, 3),
+    }
+
+
+def _course() -> bytes:
+    """One update of many map values."""
+    value = b"\x01\x77" + var_string("some words of a title")
+    structs = [b"\x28\x01" + var_string("nodes") + var_string(f"node-{place}") + value for place in range(STRUCTS)]
+    return b"\x01" + _numbers(STRUCTS, CLIENT, 0) + b"".join(structs) + b"\x00"
+
+
+def _microseconds(call: Callable[[], object], calls: int) -> float:
+    """CPU time of one call: the least of some rounds."""
+    least = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time_ns()
+        for _ in range(calls):
+            call()
+        least = min(least, (time.process_time_ns() - started) / calls / 1000)
+    return least
+
+
+def main() -> int:
+    """Measure and print."""
+    if IMPLEMENTATION == "python":
+        print("the readers are not compiled; `python hatch_build.py` says why")
+        return 1
+    print(f"Python {sys.version.split()[0]}; microseconds of CPU per update")
+    print(f"{'':<34}{'Python':>10}{'compiled':>10}")
+    known = _document()
+    for name, update in _shapes().items():
+        arguments = (update, known.clocks, known.nesting, known.deletes, DEFAULT_LIMITS)
+        if close_short(*arguments) is None:
+            raise AssertionError(f"{name} goes the general way")
+        python = _microseconds(partial(short_updates.close_short, *arguments), CALLS)
+        native = _microseconds(partial(close_short, *arguments), CALLS)
+        print(f"{name:<34}{python:>10.2f}{native:>10.2f}")
+    course = _course()
+    python = _microseconds(partial(update_reader.read_update, course), 5)
+    native = _microseconds(partial(read_update, course), 5)
+    print(f"{f'{STRUCTS} map values read':<34}{python:>10.0f}{native:>10.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
