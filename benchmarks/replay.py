@@ -8,7 +8,7 @@ import random
 import select
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pycrdt import Doc, Map, Text
@@ -172,8 +172,8 @@ class Room:
 class Replay:
     """Rooms in which the same script is replayed, by one thread. A context manager."""
 
-    def __init__(self, target: Loadable, rooms: int, script: Script, readers: int) -> None:
-        self.rooms = [Room(target, number, script, readers) for number in range(rooms)]
+    def __init__(self, target: Loadable, rooms: Iterable[int], script: Script, readers: int) -> None:
+        self.rooms = [Room(target, number, script, readers) for number in rooms]
         self._by_fd = {line.client.fd: (room, line) for room in self.rooms for line in room.lines}
         self._poll = select.epoll()
         for fd in self._by_fd:

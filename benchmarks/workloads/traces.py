@@ -31,7 +31,7 @@ def traces(shape: Trace, knobs: Knobs, world: World) -> Figures:
     Absent: the data, or Node with its packages, is not here.
     """
     script = script_of(shape.name, shape.writers, knobs.trace_turn, shape.edits)
-    with world(shape.rooms) as target, Replay(target, shape.rooms, script, shape.readers) as replay:
+    with world(shape.rooms) as target, Replay(target, range(shape.rooms), script, shape.readers) as replay:
         rest(*target.instances)
         meter = Meter(*target.instances)
         if shape.rate:

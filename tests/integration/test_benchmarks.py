@@ -1,0 +1,125 @@
+"""The load generator against a real server: a deployment's URL, a replayed trace and cursors, each with its check at the end."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import scripts
+from benchmarks.floor import floor_world
+from benchmarks.presence import Crowd
+from benchmarks.replay import Replay
+from benchmarks.servers import Loadable, Target, open_courses, unpin
+from benchmarks.wire import Absent
+from tests.cluster import SETTINGS
+from tests.server_process import REPOSITORY, ServerProcess
+
+_SECONDS = 60.0
+_COURSE = {
+    "nodes": [
+        {"id": f"node{n}", "kind": "lesson", "parent": None, "order": n, "minutes": 5}
+        | {"title": "Größe", "description": "Wörter 😀"}
+        for n in range(12)
+    ],
+    "edges": [{"type": "pre", "from": "node0", "to": f"node{n}"} for n in range(1, 12)],
+}
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A server with a course for each test."""
+    with ServerProcess(tmp_path_factory.mktemp("benchmarks"), SETTINGS) as server:
+        yield Target([server], open_courses(server, 3))
+
+
+def _load(url: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "benchmarks", url, "--clients", "3", "--rate", "40", "--seconds", "0.5"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=_SECONDS, check=False)
+
+
+def test_a_deployment_is_loaded_by_its_url_again_and_again(target: Target) -> None:
+    for _ in range(2):  # the second time the course holds what the first one wrote
+        done = _load(target.url(0))
+        assert done.returncode == 0, done.stderr
+        assert "all clients and a fresh one hold the same" in done.stdout
+        assert "delivery p99 ms" in done.stdout
+        assert "every edit has arrived" in done.stderr
+
+
+def test_a_deployment_that_refuses_is_told_without_its_token(target: Target) -> None:
+    done = _load(target.url(0).replace("token=", "token=x"))
+    assert done.returncode == 1
+    assert "failed: the server refused the socket: HTTP/1.1 401" in done.stderr
+    assert target.courses[0].token not in done.stdout + done.stderr
+
+
+def _typed(count: int) -> dict[str, object]:
+    """Return a trace of two who type at once, one before and one behind a bar, and who now and then merge; then one deletes."""
+    txns: list[dict[str, object]] = [{"parents": [], "agent": 0, "patches": [[0, 0, "|"]]}]
+    last, typed, heard = [0, 0], [0, 0], 0  # heard: what the second one has of the first one's
+    for nth in range(1, count):
+        agent, merges = nth % 2, nth % 10 < 2
+        heard = typed[0] if merges and agent else heard
+        at = 1 + typed[1] + heard if agent else typed[0]
+        parents = sorted(set(last)) if merges else [last[agent]]
+        txns.append({"parents": parents, "agent": agent, "patches": [[at, 0, "ab"[agent]]]})
+        last[agent], typed[agent] = nth, typed[agent] + 1
+    txns.append({"parents": [last[0]], "agent": 0, "patches": [[0, 1, ""]]})
+    end = "a" * (typed[0] - 1) + "|" + "b" * typed[1]
+    return {"kind": "concurrent", "numAgents": 2, "txns": txns, "endContent": end}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A trace and a course where the real ones would be."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "trace-typed.json").write_text(json.dumps(_typed(400)))
+    (folder / "course-tiny.json").write_text(json.dumps(_COURSE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts, "DATA", folder)
+        yield
+
+
+def _replayed(target: Loadable, room: int, name: str, rate: float = 0.0) -> None:
+    script = scripts.script_of(name, 3, 10, 10_000)
+    with Replay(target, [room], script, 2) as replay:
+        if rate:
+            replay.at_rate(rate)
+        else:
+            replay.with_window(4)
+        replay.settle()
+        replay.check()
+        assert replay.sent == len(script.steps)
+        assert len(replay.rooms[0].arrived) > len(script.steps) * 0.9
+
+
+@pytest.mark.usefixtures("data")
+def test_a_trace_and_a_course_are_replayed_by_their_writers(target: Target) -> None:
+    try:
+        _replayed(target, 1, "trace-typed")
+    except Absent as absent:
+        pytest.skip(str(absent))
+    _replayed(target, 2, "course-tiny", rate=400)
+
+
+@pytest.mark.usefixtures("data")
+def test_the_floor_takes_a_trace_too() -> None:
+    try:
+        with floor_world(1) as floor:
+            _replayed(floor, 0, "trace-typed")
+    except Absent as absent:
+        pytest.skip(str(absent))
+    finally:
+        unpin()
+
+
+def test_everybody_shows_where_everybody_went_last(target: Target) -> None:
+    with Crowd(target.url(0), 4) as crowd:
+        moves = crowd.move_for(0.5, 20)
+        crowd.settle()
+        crowd.join(target.url(0), 999)
+        crowd.settle()
+        assert len(crowd.delays) >= moves * 3
+        assert crowd.sent_back > 0
