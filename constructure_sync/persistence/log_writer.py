@@ -183,14 +183,15 @@ class LogWriter:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _commit_new(self) -> None:
+        earliest = self._loop.time()
         while True:
             await self._news.wait()
-            self._news.clear()
-            started = self._loop.time()
-            await self._commit(self._gather())
-            pause = self._limits.interval - (self._loop.time() - started)
+            pause = earliest - self._loop.time()
             if pause > 0:
                 await asyncio.sleep(pause)
+            self._news.clear()
+            earliest = self._loop.time() + self._limits.interval
+            await self._commit(self._gather())
             if any(journal not in self._late and journal not in self._trying for journal in self._dirty):
                 self._news.set()
 
@@ -283,7 +284,8 @@ class LogWriter:
             for journal in own:
                 self._late.pop(journal, None)
             self._tell(batch, own.keys(), outcome)
-        self._news.set()  # who was restated meanwhile can be asked now
+        if any(journal in self._dirty for journal in batch):
+            self._news.set()  # who has more, or was restated meanwhile, can be asked now
         UNSAVED_BYTES.set(self._unsaved_bytes)
 
     async def _append(self, appends: list[Append]) -> Iterable[AppendResult] | Exception:
