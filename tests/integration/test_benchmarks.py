@@ -56,18 +56,25 @@ def test_a_deployment_that_refuses_is_told_without_its_token(target: Target) -> 
 
 
 def _typed(count: int) -> dict[str, object]:
-    """Return a trace of two who type at once, one before and one behind a bar, and who now and then merge; then one deletes."""
+    """Return a trace of two who type at once: B before a bar, A behind it and, whenever they merge, in front of all that B has."""
     txns: list[dict[str, object]] = [{"parents": [], "agent": 0, "patches": [[0, 0, "|"]]}]
-    last, typed, heard = [0, 0], [0, 0], 0  # heard: what the second one has of the first one's
+    last, front, b_has_of_front, a_has_of_b, typed = [0, 0], 0, 0, 0, [0, 0]
     for nth in range(1, count):
         agent, merges = nth % 2, nth % 10 < 2
-        heard = typed[0] if merges and agent else heard
-        at = 1 + typed[1] + heard if agent else typed[0]
-        parents = sorted(set(last)) if merges else [last[agent]]
-        txns.append({"parents": parents, "agent": agent, "patches": [[at, 0, "ab"[agent]]]})
-        last[agent], typed[agent] = nth, typed[agent] + 1
-    txns.append({"parents": [last[0]], "agent": 0, "patches": [[0, 1, ""]]})
-    end = "a" * (typed[0] - 1) + "|" + "b" * typed[1]
+        if agent == 0 and merges:
+            a_has_of_b, patch = typed[1], [0, 0, "c"]
+            front += 1
+        elif agent == 0:
+            patch = [front + a_has_of_b + 1 + typed[0], 0, "a"]
+            typed[0] += 1
+        else:
+            b_has_of_front = front if merges else b_has_of_front
+            patch = [b_has_of_front + typed[1], 0, "b"]
+            typed[1] += 1
+        txns.append({"parents": sorted(set(last)) if merges else [last[agent]], "agent": agent, "patches": [patch]})
+        last[agent] = nth
+    txns.append({"parents": [last[1]], "agent": 1, "patches": [[b_has_of_front, 1, ""]]})
+    end = "c" * front + "b" * (typed[1] - 1) + "|" + "a" * typed[0]
     return {"kind": "concurrent", "numAgents": 2, "txns": txns, "endContent": end}
 
 
@@ -88,7 +95,7 @@ def _replayed(target: Loadable, room: int, name: str, rate: float = 0.0) -> None
         if rate:
             replay.at_rate(rate)
         else:
-            replay.with_window(4)
+            replay.with_window(400)  # so that only what an edit builds on holds it back
         replay.settle()
         replay.check()
         assert replay.sent == len(script.steps)
