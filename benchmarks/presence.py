@@ -10,13 +10,14 @@ from collections import defaultdict
 from typing import Final, NamedTuple
 
 from benchmarks.edits import var_bytes
-from benchmarks.generator import SETTLE_SECONDS, Client
+from benchmarks.generator import Client
 from benchmarks.wire import BINARY, Frames, LoadFailed, client_frame, hocuspocus_of, read_var_uint
 from constructure_sync.protocol.awareness import GONE, AwarenessEntry, decode_awareness, encode_awareness
 
 AWARENESS: Final = b"\x01"
 _REMEMBERED: Final = 4_096  # messages; the same one reaches everybody
 _POLL_SECONDS: Final = 0.05
+_SETTLE_SECONDS: Final = 20.0  # a server that relays echoes to all never comes to rest
 
 
 class _Message(NamedTuple):
@@ -118,7 +119,7 @@ class Crowd:
 
     def settle(self) -> None:
         """Read until everybody shows the last state of everybody. LoadFailed: it takes too long."""
-        deadline = time.perf_counter() + SETTLE_SECONDS
+        deadline = time.perf_counter() + _SETTLE_SECONDS
         while not all(self._shows_all(visitor) for visitor in self.visitors):
             if time.perf_counter() > deadline:
                 raise LoadFailed("somebody does not show where the others are")
