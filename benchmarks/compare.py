@@ -7,7 +7,7 @@ within a round. Ours runs with everything on and its log on disk, the others as 
 import argparse
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -73,19 +73,29 @@ def _measure(row: Row, count: int, file: Path, until: float) -> bool:
     for number in range(len(measured), count):
         if time.monotonic() > until:
             return False
-        measured.append(one_round(row, number))
+        measured.append(one_round(row, number, _failed(measured)))
         append(file, measured[-1])
         print(f"{row.name} {number + 1}/{count}: {_first_figures(row, measured[-1])}", flush=True)
     print("\n".join(told(row, measured)), flush=True)
     return True
 
 
-def one_round(row: Row, number: int) -> Measured:
-    """Have every server meet the load once; one that fails, or is not here, has no figures."""
+def one_round(row: Row, number: int, failed: Mapping[str, str]) -> Measured:
+    """Have every server meet the load once; one that fails, or is not here, has no figures.
+
+    failed: others that did so in an earlier round, and why; they are not asked again, since most failures take a minute.
+    """
     names = list(row.worlds)
     first = number % len(names)
-    runs = {name: _run(row, row.worlds[name]) for name in names[first:] + names[:first]}
+    runs = {
+        name: Run({}, failure=failed[name]) if name in failed else _run(row, row.worlds[name])
+        for name in names[first:] + names[:first]
+    }
     return Measured(row.name, number, surroundings(), runs)
+
+
+def _failed(measured: Sequence[Measured]) -> Mapping[str, str]:
+    return {name: run.failure for each in measured for name, run in each.runs.items() if run.failure and name != OURS}
 
 
 def _run(row: Row, world: World) -> Run:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import time
@@ -54,12 +55,14 @@ class PeerProcess:
             "PORT": str(self.port),
             "NODE_ENV": "production",
         }
+        self._command = [str(_program(peer.command[0])), *peer.command[1:], str(self.port)]
         self._process = subprocess.Popen(
-            [str(_program(peer.command[0])), *peer.command[1:], str(self.port)],
+            self._command,
             cwd=FOLDER / peer.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     @property
@@ -75,7 +78,7 @@ class PeerProcess:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._stop()
-                raise RuntimeError(f"{self.peer.name} did not start")
+                raise RuntimeError(f"{self.peer.name} did not start; `{shlex.join(self._command)}` says why")
             time.sleep(0.02)
         return self
 

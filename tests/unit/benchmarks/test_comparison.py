@@ -95,10 +95,21 @@ def test_an_aim_and_what_came_out_are_told_in_the_same_words(aim: Aim, words: st
 def test_the_order_changes_with_the_round_and_a_failure_is_told() -> None:
     order: list[str] = []
     row = a_row({OURS: figures_of(1.0, 1.0), "a": {}, "b": figures_of(2.0, 2.0)}, order)
-    first, second = one_round(row, 0), one_round(row, 1)
+    first, second = one_round(row, 0, {}), one_round(row, 1, {})
     assert order == [OURS, "a", "b", "a", "b", OURS]
     assert first.runs["a"].failure == "failed: lost an edit"
     assert set(second.figures) == {OURS, "b"}
+
+
+def test_who_failed_is_not_asked_again_in_that_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    row = a_row({OURS: {}, "a": {}, "b": figures_of(2.0, 2.0)}, order)
+    monkeypatch.setattr(compare, "rows", lambda _: [row])
+    monkeypatch.setattr(compare, "draw", lambda *_: {})
+    raw = tmp_path / "results.jsonl"
+    assert compare.run(["--json", str(raw), "--output", str(tmp_path / "RESULTS.md"), "--rounds", "2"]) == 1
+    assert order == [OURS, "a", "b", "b", OURS]
+    assert [each.runs["a"].failure for each in read(raw).of("row")] == ["failed: lost an edit"] * 2
 
 
 def test_what_is_not_on_this_machine_has_no_figures() -> None:
@@ -106,7 +117,7 @@ def test_what_is_not_on_this_machine_has_no_figures() -> None:
         raise Absent("no compiler")
 
     row = Row("row", "a row", load, (DELAY,), {OURS: named(OURS)})
-    assert one_round(row, 0).runs[OURS].failure == "not here: no compiler"
+    assert one_round(row, 0, {}).runs[OURS].failure == "not here: no compiler"
 
 
 def test_a_comparison_in_pieces_measures_each_round_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +141,7 @@ def test_a_comparison_in_pieces_measures_each_round_once(tmp_path: Path, monkeyp
 def test_a_report_says_what_is_met_what_falls_short_and_what_disturbed_it() -> None:
     figures = {OURS: figures_of(2.0, 100.0, busy=90.0), "a": figures_of(4.0, 50.0), FLOOR: figures_of(1.0, 200.0)}
     row = a_row(figures)
-    rounds = [one_round(row, number) for number in range(5)]
+    rounds = [one_round(row, number, {}) for number in range(5)]
     loud = replace(rounds[0], on=ON, runs={**rounds[0].runs, "a": Run({}, failure="failed: lost an edit")})
     profile = Profile("row", ON, {"kernel": 40.0}, {"reader": 60.0})
     report = written([row], Records([loud, *rounds[1:]], [profile]), {"a picture": "plots/a.svg"})
