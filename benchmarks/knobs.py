@@ -69,6 +69,8 @@ class Knobs:
     histories: tuple[int, ...] = (1_000, 100_000)  # edits by stock clients; `--edits` sets one
     present: int = 50  # clients of one room that move
     moves: float = 20.0  # of each, a second
+    stock_present: int = 50  # the same with stock clients
+    stock_processes: int = 2
     traces: tuple[Trace, ...] = (
         Trace("trace-friendsforever", 1, 2, 3, 30_000, window=8),
         Trace("trace-friendsforever", 10, 2, 3, 5_000, window=8),
@@ -108,6 +110,7 @@ SMOKE = Knobs(
     floor_fan_outs=((20, 100),),
     histories=(1_000,),
     present=10,
+    stock_present=6,
     traces=(
         Trace("trace-friendsforever", 1, 2, 2, 1_000, window=8),
         Trace("trace-sveltecomponent", 2, 3, 2, 300, rate=500),
