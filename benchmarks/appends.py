@@ -5,7 +5,6 @@ and of all other threads of this process (the database thread of SQLite). A disk
 Beside each store stands its bare driver, doing the least that a log needs.
 """
 
-import asyncio
 import random
 import sqlite3
 import sys
@@ -19,6 +18,7 @@ from typing import Final
 from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
+import uvloop
 
 from schemas.ids import CommitId, CourseId, DocumentId, UserId
 from schemas.roles import PlatformRole
@@ -182,4 +182,4 @@ async def _measure(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    uvloop.run(_measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500))

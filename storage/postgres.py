@@ -7,7 +7,7 @@ before it.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
@@ -22,6 +22,8 @@ from storage.contracts import StorageError, StorageUnavailable
 from storage.database import DEFAULT_OPTIONS, DatabaseAway, DatabaseOptions, Rejected, SqlDatabase, cause
 
 T = TypeVar("T")
+
+_Bounds = Select[*tuple[str, ...]]
 
 OLDEST_VERSION: Final = 14
 """The oldest major release that is served; tests run on the one that the development requirements bring."""
@@ -62,9 +64,31 @@ def postgres_dsn(url: str) -> str:
     return f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(known)}" if known else "")
 
 
-def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> AsyncEngine:
-    """An engine of at most so many connections, none of which is opened yet."""
-    arguments: dict[str, object] = {"dsn": postgres_dsn(url), "timeout": min(_CONNECT_SECONDS, options.time_limit)}
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Begins each transaction together with what bounds it, in one round trip. bounds: SQL, which cannot fail by itself."""
+
+    bounds = ""
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        if not query.startswith("BEGIN"):  # the driver's own word, with which its transactions start
+            return str(await super().execute(query, *args, timeout=timeout))
+        try:
+            return str(await super().execute(query + self.bounds, timeout=timeout))
+        except BaseException:
+            # Nobody knows whether a transaction is open: what goes on here might be lost with it.
+            self.terminate()
+            raise
+
+
+def create_engine(
+    url: str, options: DatabaseOptions, *, connections: int, bounds: _Bounds | None = None
+) -> AsyncEngine:
+    """An engine of at most so many connections, none of which is opened yet. bounds: what each transaction begins with."""
+    arguments: dict[str, object] = {
+        "dsn": postgres_dsn(url),
+        "timeout": min(_CONNECT_SECONDS, options.time_limit),
+        "connection_class": _Connection,
+    }
     if options.is_pooled:
         # Without its cache asyncpg uses the unnamed statement, the only one that is sure to be on the server that the pooler
         # chose for this transaction; without its own, SQLAlchemy prepares it anew each time.
@@ -78,6 +102,12 @@ def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> As
         pool_timeout=options.time_limit / 2,
         pool_recycle=_RECYCLE_SECONDS,
     )
+
+    words = "" if bounds is None else str(bounds.compile(engine.sync_engine, compile_kwargs={"literal_binds": True}))
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def bound(_: object, entry: ConnectionPoolEntry) -> None:
+        cast(_Connection, entry.driver_connection).bounds = words
 
     @event.listens_for(engine.sync_engine, "checkout")
     def discard_ended(_: object, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
@@ -95,8 +125,8 @@ def create_engine(url: str, options: DatabaseOptions, *, connections: int) -> As
     return engine
 
 
-def _bounds(options: DatabaseOptions, *, is_writing: bool) -> Select[*tuple[str, ...]]:
-    """What bounds a transaction, said in one round trip and for this transaction only.
+def _bounds(options: DatabaseOptions, *, is_writing: bool) -> _Bounds:
+    """What holds until the end of a transaction, whoever has set something else for its role or its database.
 
     A role or database may have lowered synchronous_commit; what an operator has raised above "on" stays.
     """
@@ -171,14 +201,15 @@ class PostgresDatabase:
     def __init__(self, url: str, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
         self._options = options
         half = max(1, options.connections // 2)
-        self._writers = create_engine(url, options, connections=half).execution_options(
-            isolation_level="READ COMMITTED"
-        )
-        self._readers = create_engine(url, options, connections=max(1, options.connections - half)).execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        self._write_bounds = _bounds(options, is_writing=True)
-        self._read_bounds = _bounds(options, is_writing=False)
+        self._writers = create_engine(
+            url, options, connections=half, bounds=_bounds(options, is_writing=True)
+        ).execution_options(isolation_level="READ COMMITTED")
+        self._readers = create_engine(
+            url,
+            options,
+            connections=max(1, options.connections - half),
+            bounds=_bounds(options, is_writing=False),
+        ).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._waiting = 0
         self._is_closed = False
         self._idle = asyncio.Event()
@@ -186,13 +217,13 @@ class PostgresDatabase:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """See SqlDatabase."""
-        return await self._run(self._writers, self._write_bounds, work)
+        return await self._run(self._writers, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """See SqlDatabase."""
-        return await self._run(self._readers, self._read_bounds, work)
+        return await self._run(self._readers, work)
 
-    async def _run(self, engine: AsyncEngine, bounds: Select[*tuple[str, ...]], work: Callable[[Connection], T]) -> T:
+    async def _run(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         if self._is_closed:
             raise StorageUnavailable("the database is closed")
         if self._waiting >= self._options.max_waiting:
@@ -202,7 +233,6 @@ class PostgresDatabase:
         try:
             with errors_translated():
                 async with asyncio.timeout(self._options.time_limit), engine.begin() as connection:
-                    await connection.execute(bounds)
                     return await connection.run_sync(work)
         finally:
             self._waiting -= 1

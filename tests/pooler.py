@@ -17,7 +17,7 @@ from tests.server_process import HOST
 
 _SSL_REQUEST: Final = 80877103
 _CANCEL_REQUEST: Final = 80877102
-_TERMINATE, _READY, _ERROR, _QUERY, _SYNC = b"X", b"Z", b"E", b"Q", b"S"
+_TERMINATE, _READY, _ERROR, _QUERY, _SYNC, _FLUSH = b"X", b"Z", b"E", b"Q", b"S", b"H"
 _IDLE: Final = b"I"
 
 
@@ -46,11 +46,15 @@ class _Server:
 
 
 class TransactionPooler:
-    """Stands before the server on `server_port`. size: server connections that it keeps. loss: see `Loss`."""
+    """Stands before the server on `server_port`. size: server connections that it keeps. loss: see `Loss`.
+
+    round_trips: how often a client has waited for an answer.
+    """
 
     def __init__(self, server_port: int, size: int = 3) -> None:
         self.port = 0
         self.transactions = 0
+        self.round_trips = 0
         self.loss: Loss | None = None
         self._server_port = server_port
         self._size = size
@@ -144,6 +148,7 @@ class TransactionPooler:
                     self.loss = None
                     if is_lost:
                         return False
+                self.round_trips += message.kind in (_QUERY, _SYNC, _FLUSH)
                 answers_due += message.kind in (_QUERY, _SYNC)
                 server.writer.write(message.raw)
                 message = await said.get()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import func, select, text
 
-from storage.contracts import StorageUnavailable
+from storage.contracts import BEGINNING, StorageUnavailable
 from storage.database import DEFAULT_OPTIONS, DatabaseOptions
 from storage.leases import Leases
 from storage.migrate import migrate
@@ -76,6 +76,28 @@ async def test_prepared_statements_are_what_a_pooler_breaks(
             await work()
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(("is_pooled", "at_head", "behind"), [(False, 3, 5), (True, 4, 8)])
+async def test_an_append_takes_few_round_trips(
+    postgres: Postgres, postgres_url: str, is_pooled: bool, at_head: int, behind: int
+) -> None:
+    async with TransactionPooler(postgres.port, size=1) as pooler:
+        options = DatabaseOptions(is_pooled=is_pooled, connections=2)
+        backend = await SqlBackend.postgres(through(pooler, postgres, postgres_url), options)
+        try:
+            documents = [await backend.document() for _ in range(3)]
+            counts: list[int] = []
+            for commit in range(2, 8):
+                # Every other one names the head; the others only know what everybody knows.
+                after = place(commit - 1, commit - 1 if commit > 2 else FIRST_COMMIT) if commit % 2 else BEGINNING
+                before = pooler.round_trips
+                await backend.log.append([an_append(each, after, commit, b"x") for each in documents])
+                counts.append(pooler.round_trips - before)
+            # The first two also prepare their statements.
+            assert counts[2:] == [behind, at_head, behind, at_head]
+        finally:
+            await backend.close()
 
 
 @pytest.mark.parametrize("loss", Loss)

@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, type_coerce
+from sqlalchemy import func, insert, select, text, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from schemas.ids import CommitId, DocumentId
 from storage.contracts import Append, Changes, Diverged, NewUpdate, StorageError, StorageUnavailable
 from storage.database import DEFAULT_OPTIONS, DatabaseAway, DatabaseOptions, Rejected
-from storage.postgres import PostgresDatabase
+from storage.postgres import PostgresDatabase, create_engine
 from storage.tables import courses, documents, metadata
 from tests.contracts.backends import FIRST_COMMIT, SqlBackend
 from tests.contracts.logs import FIRST, an_append, appended, covered_seqs, filled, loaded, place
@@ -357,6 +358,20 @@ async def test_looking_up_repeated_commits_and_places_uses_indexes(backend: SqlB
     assert "pk_document_updates" in plan
     changes = await backend.log.changes(document_id, place(3, 99), 10)
     assert isinstance(changes, Changes)
+
+
+async def test_a_connection_whose_transaction_did_not_begin_is_closed(postgres: Postgres, postgres_url: str) -> None:
+    refused = select(func.set_config("lock_timeout", "nonsense", True))
+    engine = create_engine(postgres_url, DEFAULT_OPTIONS, connections=1, bounds=refused)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    try:
+        for _ in range(3):
+            with pytest.raises(DBAPIError, match="lock_timeout"):
+                async with engine.begin() as connection:
+                    await connection.execute(text("SELECT 1"))
+            assert postgres.sql(sessions) == ["0"]
+    finally:
+        await engine.dispose()
 
 
 async def test_a_schema_that_changes_under_prepared_statements_heals(backend: SqlBackend) -> None:
