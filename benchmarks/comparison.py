@@ -12,13 +12,17 @@ from benchmarks.knobs import Knobs, Steady
 from benchmarks.peers import PEERS, world_of
 from benchmarks.servers import World, embedded, scaled
 from benchmarks.workloads.awareness import awareness, label
+from benchmarks.workloads.history import history
+from benchmarks.workloads.idle import idle_memory
 from benchmarks.workloads.instances import across, two_instances
 from benchmarks.workloads.joins import join_storm, joins, joins_of_evicted
 from benchmarks.workloads.receipts import commits_postgres, commits_sqlite, receipts
 from benchmarks.workloads.rejoin import rejoin
+from benchmarks.workloads.rooms import room_memory
 from benchmarks.workloads.saturation import saturate
 from benchmarks.workloads.steady import steady
 
+_AIMED_CONNECTIONS: Final = 1_000
 _CPU: Final = Compared("server CPU us a delivery")
 
 
@@ -42,6 +46,8 @@ def rows(knobs: Knobs) -> Sequence[Row]:
         *_fan_out(knobs),
         *_saturation(knobs),
         *_joins(knobs),
+        *_memory(knobs),
+        *_histories(knobs),
         *_presence(knobs),
         *_receipts(knobs),
         *_across(knobs),
@@ -154,6 +160,58 @@ def _joins(knobs: Knobs) -> Sequence[Row]:
             worlds(),
         ),
     ]
+
+
+def _memory(knobs: Knobs) -> Sequence[Row]:
+    nodes, courses = knobs.compared_courses
+    idle = Compared("KiB a connection")
+    started = Compared("MiB of the process before")
+    return [
+        *(
+            Row(
+                f"idle-{count}",
+                f"{count:,} idle connections, {knobs.idle_per_room} in a room",
+                partial(idle_memory, knobs, count),
+                (replace(idle, aims=_beside_peers(1.3)) if count == _AIMED_CONNECTIONS else idle, started),
+                worlds(),
+            )
+            for count in knobs.compared_connections
+        ),
+        Row(
+            "open-rooms",
+            f"{courses} open courses of {nodes:,} nodes",
+            partial(room_memory, knobs, nodes, courses),
+            (Compared("KiB an open course, with one connection", _beside_peers(5.0)), started),
+            worlds(),
+        ),
+    ]
+
+
+def _histories(knobs: Knobs) -> Sequence[Row]:
+    """Return the rows in which a stock document of the same history stands where others have peers."""
+    compared = (
+        Compared("compacted: opened in ms", (Aim("stock Yjs: opened in ms", 0.5),)),
+        Compared("compacted: MiB more", (Aim("stock Yjs: MiB more", 0.5),)),
+        Compared("stock Yjs: opened in ms"),
+        Compared("stock Yjs: MiB more"),
+        Compared("killed right after: opened in ms"),
+        Compared("killed right after: MiB more"),
+        Compared("further joins p50 ms"),
+    )
+    return [
+        Row(
+            f"history-{edits}",
+            f"a course after {edits:,} edits by stock clients",
+            partial(_of_ours, partial(history, edits, knobs)),
+            compared,
+            {OURS: embedded},
+        )
+        for edits in knobs.compared_histories
+    ]
+
+
+def _of_ours(measure: Callable[[], Figures], _: World) -> Figures:
+    return measure()
 
 
 def _presence(knobs: Knobs) -> Sequence[Row]:

@@ -53,6 +53,9 @@ class Knobs:
     saturated_writers: int = 2
     fan_out_clients: tuple[int, ...] = (20, 100, 300, 500)  # of one room, beside other servers
     many_rooms: tuple[int, ...] = (1, 5, 20, 50)  # saturated beside other servers, apart from `saturated_rooms`
+    compared_connections: tuple[int, ...] = (1_000, 5_000)  # idle, beside other servers
+    compared_courses: tuple[int, int] = (2_000, 20)  # nodes of a course, courses opened
+    compared_histories: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)  # edits, beside a stock document
     windows: tuple[int, ...] = (1, 8)  # edits of one writer that are on their way
     receipts: Steady = field(default=Steady(50, 4, 20))
     two_instances: tuple[Steady, ...] = (Steady(1, 20, 100), Steady(10, 20, 50))
@@ -64,7 +67,7 @@ class Knobs:
     rejoiners: int = 100
     offline_edits: int = 20  # of each
     commits: int = 500  # bare commits of the same disk
-    floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor
+    floor_room: int = 100  # clients of the one room in which ours is saturated beside the C floor; 0: none is
     floor_fan_outs: tuple[tuple[int, int], ...] = ((20, 100), (100, 100))  # clients of a room, edits a second
     histories: tuple[int, ...] = (1_000, 100_000)  # edits by stock clients; `--edits` sets one
     present: int = 50  # clients of one room that move
@@ -106,14 +109,13 @@ SMOKE = Knobs(
     joiners=20,
     rejoiners=10,
     commits=50,
-    floor_room=20,
-    floor_fan_outs=((20, 100),),
+    floor_room=0,
+    floor_fan_outs=(),
     histories=(1_000,),
     present=10,
     stock_present=6,
     traces=(
         Trace("trace-friendsforever", 1, 2, 2, 1_000, window=8),
-        Trace("trace-sveltecomponent", 2, 3, 2, 300, rate=500),
         Trace("course-small-git-es", 1, 5, 2, 1_000, window=8),
     ),
 )

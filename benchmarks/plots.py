@@ -5,13 +5,14 @@ import re
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from benchmarks.peers import ENVIRONMENT, FOLDER
 from benchmarks.records import Records
 
+STOCK: Final = "stock Yjs document"
 _DRAW_SECONDS: Final = 120.0
 
 
@@ -19,7 +20,7 @@ _DRAW_SECONDS: Final = 120.0
 class Plot:
     """A picture. rows: matches the names of its rows, and where they stand along the x axis; others: further rows with their place.
 
-    panels: what stands at the y axis, by figure.
+    panels: what stands at the y axis, by figure; beside: a figure of ours that has a line of its own there, as stock Yjs.
     """
 
     file: str
@@ -27,7 +28,8 @@ class Plot:
     along: str
     rows: re.Pattern[str]
     panels: Mapping[str, str]
-    others: Mapping[str, int]
+    others: Mapping[str, int] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,6 @@ PLOTS: Final = (
         "clients in the room",
         re.compile(r"fan-out-(\d+)"),
         {"delivery p50 ms": "median, ms", "delivery p99 ms": "99th percentile, ms"},
-        {},
     ),
     Plot(
         "throughput",
@@ -62,8 +63,11 @@ PLOTS: Final = (
         "Cost of a course against the length of its history",
         "edits that were made",
         re.compile(r"history-(\d+)"),
-        {"first join ms": "time to open, ms", "MiB more after the first join": "memory once open, MiB"},
-        {},
+        {"compacted: opened in ms": "time to open, ms", "compacted: MiB more": "memory once open, MiB"},
+        beside={
+            "compacted: opened in ms": "stock Yjs: opened in ms",
+            "compacted: MiB more": "stock Yjs: MiB more",
+        },
     ),
 )
 
@@ -107,6 +111,8 @@ def series(plot: Plot, records: Records) -> Mapping[str, Mapping[str, Sequence[P
         for server, figures in sorted(measured.figures.items()):
             for figure in plot.panels.keys() & figures.keys():
                 values.setdefault((figure, server, x), []).append(figures[figure])
+                if plot.beside.get(figure) in figures:
+                    values.setdefault((figure, STOCK, x), []).append(figures[plot.beside[figure]])
     panels: dict[str, dict[str, list[Point]]] = {figure: {} for figure in plot.panels}
     for (figure, server, x), runs in sorted(values.items()):
         point = Point(x, statistics.median(runs), min(runs), max(runs))

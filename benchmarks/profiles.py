@@ -46,7 +46,9 @@ _PARTS: Final = (
     ("everything else", re.compile("")),
 )
 _TIMES: Final = (11, 12)  # fields of /proc/PID/stat behind the program's name: ticks outside the kernel and in it
-_SHORT: Final = ("join-evicted",)  # rows that wait most of the time
+_UNSAMPLED: Final = re.compile(
+    r"join-evicted|idle-|open-rooms|history-"
+)  # rows that wait most of the time, or start servers anew
 
 
 @dataclass(slots=True)
@@ -109,7 +111,7 @@ def run(words: Sequence[str]) -> int:
     # The load goes on until the samples are there.
     knobs = replace(FULL, seconds=arguments.seconds + _WARM_SECONDS)
     for row in rows(knobs):
-        if re.search(arguments.only, row.name) and row.worlds[OURS] is embedded and row.name not in _SHORT:
+        if re.search(arguments.only, row.name) and row.worlds[OURS] is embedded and not _UNSAMPLED.match(row.name):
             unpin()
             profile = _profile(row, arguments.seconds)
             append(arguments.json, profile)

@@ -53,7 +53,7 @@ def loads(knobs: Knobs) -> Sequence[Compared]:
     one_room = Compared(
         f"1 room x {knobs.floor_room} clients, 10 writers with 4 edits on their way", partial(saturate, big, 4), _MOST
     )
-    return [*saturated, one_room, *fanned_out]
+    return [*saturated, *([one_room] if knobs.floor_room else []), *fanned_out]
 
 
 def _compare(compared: Compared) -> Figures:
