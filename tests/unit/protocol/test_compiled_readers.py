@@ -94,7 +94,9 @@ def test_an_update_cut_anywhere_is_left_to_the_general_way(known: Known) -> None
     assert not both(known, whole + b"\x00")
 
 
-@pytest.mark.parametrize("number", [0, 1, 127, 128, MAX_CLOCK, MAX_CLOCK + 1, 1 << 47, 1 << 48, LARGEST, LARGEST + 1])
+@pytest.mark.parametrize(
+    "number", [0, 1, 127, 128, MAX_CLOCK, MAX_CLOCK + 1, 1 << 47, LARGEST, 1 << 53, (1 << 54) - 1, 1 << 54]
+)
 @pytest.mark.parametrize("size", range(1, 12))
 def test_numbers_of_every_length_are_read_alike(known: Known, number: int, size: int) -> None:
     padded = [number >> 7 * place & 0x7F | 0x80 for place in range(size)]
@@ -169,6 +171,14 @@ def test_plain_values_nest_as_deep_as_the_limit_says(known: Known) -> None:
     assert not both(known, nested(4), UpdateLimits(max_any_depth=3))
 
 
+def test_types_nest_as_deep_as_the_limit_says(known: Known) -> None:
+    below = item(7, uints(1), parent=(CLIENT, 10), key="k")
+    for depth, shape in ((1, text("x", origin=(2, 0))), (1, text("x")), (2, below)):
+        encoded = update(section(2, 5, shape))
+        assert both(known, encoded, UpdateLimits(max_depth=depth))
+        assert not both(known, encoded, UpdateLimits(max_depth=depth - 1))
+
+
 def test_clocks_end_at_32_bits() -> None:
     known = Known()
     known.clocks[5], known.nesting[5] = MAX_CLOCK - 2, array("Q", (2,))
@@ -191,14 +201,9 @@ def test_it_holds_on_to_nothing(known: Known) -> None:
         update(deletes=((CLIENT, 0, 1),)),
         update(section(CLIENT, 12, item(8, uints(1) + b"\x05", parent="root", key="k"))),
     ]
-    inputs: list[object] = [
-        *shapes,
-        known.clocks,
-        known.nesting,
-        known.deletes,
-        *known.nesting.values(),
-        DEFAULT_LIMITS,
-    ]
+    dictionaries = (known.clocks, known.nesting, known.deletes._bounds)
+    inputs: list[object] = [*shapes, *dictionaries, known.deletes, DEFAULT_LIMITS]
+    inputs += [*known.nesting.values(), *known.deletes._bounds.values()]
     strange = IdRanges()
     strange._bounds = {CLIENT: [0, 1]}  # type: ignore[dict-item]
 
