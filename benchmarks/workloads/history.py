@@ -2,7 +2,7 @@
 
 Three stock clients' edits, made beforehand, go through one socket into a course. The server is killed right after the last
 receipt, started, and the course opened: a log with a tail of single updates. Then it is left alone until it has compacted the log,
-started anew, and the course is opened again. `python -m benchmarks history --edits 1000000` measures a million.
+started anew, and the course is opened again. `python -m benchmarks own history --edits 1000000` measures a million.
 """
 
 import select
