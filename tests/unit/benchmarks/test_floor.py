@@ -45,3 +45,9 @@ def test_floor_passes_the_check_that_the_servers_pass() -> None:
             check(generator, target.urls())
     except Absent as absent:
         pytest.skip(str(absent))
+
+
+def test_floor_says_that_there_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Absent, match="needs a C compiler"), floor_world(1):
+        pass
