@@ -5,7 +5,7 @@ where the client's knowledge ends, and moves whenever the socket takes bytes. Th
 receipt that is due, our SyncStep1, presence, the close.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +29,7 @@ from constructure_sync.protocol.messages import (
     sync_step1,
 )
 from constructure_sync.protocol.state_vector import decode_state_vector
-from constructure_sync.rooms.history import EMPTY_STEP2, Entry, Piece, covers
+from constructure_sync.rooms.history import EMPTY_STEP2, Piece, Stretch, covers
 from constructure_sync.rooms.receipts import Receipts
 from constructure_sync.rooms.socket import Socket
 from schemas.ids import UserId
@@ -296,27 +296,69 @@ class Connection:
         """Move the cursor towards the head as far as the socket takes bytes, a turn at a time."""
         if self.position == _NOT_ASKED and self._state_vector is None:
             return
-        history, state_vector, sent = self.room.history, self._state_vector, 0
+        history, sent = self.room.history, 0
         head = history.head
+        stretches = history.stretches(self._run_bytes)
         while self.position < head:
             if self.is_congested or self.has_ended:
                 return
             if sent >= _BYTES_PER_TURN:
                 self.room.loop.call_soon(self.catch_up)
                 return
-            piece = history.piece(self.position)
-            self.position += 1
-            if state_vector is not None and covers(state_vector, piece.ranges):
-                self._withheld = self._withheld or piece.has_deletes
-            elif isinstance(piece, Entry) and piece.origin == self.number:
-                self.pass_own(self.position - 1)
-            else:
-                self._write(piece.framed)
-                sent += len(piece.framed)
-        if state_vector is not None and not self.is_congested:
+            framed = self._pass(stretches, head)
+            if framed:
+                self._write(framed)
+                sent += len(framed)
+        if self._state_vector is not None and not self.is_congested:
             # Last, so that a client counts as synced only when it has everything (y-websocket: first SyncStep2).
             self._state_vector = None
             self._write(history.deletes_frame() if self._withheld else EMPTY_STEP2)
+
+    def _pass(self, stretches: Mapping[int, Stretch], head: int) -> bytes:
+        """Move over a segment, a stretch of the tail, or some single entries; return what of it the client is to be sent."""
+        history, position = self.room.history, self.position
+        if position < history.tail_start:
+            self.position += 1
+            segment = history.piece(position)
+            return b"" if self._has(segment, self.position) else segment.framed
+        stretch = stretches.get(position)
+        if stretch is not None and self.number not in stretch.origins:
+            self.position = stretch.end
+            return b"" if self._has(stretch, stretch.end) else stretch.framed
+        return self._pass_entries(position + 1, stretches, head)
+
+    def _pass_entries(self, least: int, stretches: Mapping[int, Stretch], head: int) -> bytes:
+        """Move over single entries, up to `least` at least and to the next stretch at most; return what is to be sent."""
+        tail, tail_start = self.room.history.tail, self.room.history.tail_start
+        frames, size = [], 0
+        while self.position < head and size < self._run_bytes:
+            if self.position >= least and self.position in stretches:
+                break
+            entry = tail[self.position - tail_start]
+            self.position += 1
+            if self._has(entry, self.position):
+                continue
+            if entry.origin == self.number:
+                self.pass_own(self.position - 1)
+            else:
+                frames.append(entry.framed)
+                size += len(entry.framed)
+        return b"".join(frames)
+
+    def _has(self, piece: Piece | Stretch, end: int) -> bool:
+        """Whether the client has the structs of a piece before `end`, and is told its deletes at the end of the answer."""
+        if self._state_vector is None or not covers(self._state_vector, piece.ranges):
+            return False
+        if piece.has_deletes:
+            if end > self.room.history.deletes_end():
+                return False
+            self._withheld = True
+        return True
+
+    @property
+    def _run_bytes(self) -> int:
+        """How much of the tail is written at once: a part of what a socket takes until it is congested."""
+        return self.room.limits.segment_bytes // 4
 
     def pass_own(self, start: int) -> None:
         """The cursor has passed entries from `start` on that are the client's own: it was told nothing by that."""

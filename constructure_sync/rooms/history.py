@@ -9,6 +9,7 @@ numbered downwards from the tail, so that folding may make more segments than it
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from constructure_sync.protocol.framing import frame, framed_update
 from constructure_sync.protocol.known import ClosedPart, Known
@@ -18,6 +19,8 @@ from constructure_sync.replica.jobs import FoldedPiece
 from schemas.ids import UserId
 
 Ranges = Sequence[tuple[int, int, int]]
+
+_DELETES_BEHIND: Final = 64  # entries after which the frame of all deletes is made anew for who asks
 
 
 def covers(state_vector: Mapping[int, int], ranges: Ranges) -> bool:
@@ -73,6 +76,26 @@ class Entry(Piece):
         self.taken_at = taken_at
 
 
+class Stretch:
+    """Entries that stand one behind the other in the tail, as one piece: a single write of bytes that all joiners share.
+
+    ranges: of all its structs; end: the position behind it; origins: numbers of the connections that its entries came from.
+    """
+
+    __slots__ = ("end", "framed", "has_deletes", "origins", "ranges")
+
+    def __init__(self, entries: Sequence[Entry], end: int) -> None:
+        ends: dict[int, int] = {}
+        for entry in entries:
+            for client, _, last in entry.ranges:
+                ends[client] = max(last, ends.get(client, 0))
+        self.framed = b"".join([entry.framed for entry in entries])
+        self.ranges = [(client, 0, last) for client, last in ends.items()]
+        self.has_deletes = any(entry.has_deletes for entry in entries)
+        self.origins = frozenset([entry.origin for entry in entries])
+        self.end = end
+
+
 @dataclass(frozen=True, slots=True)
 class Folded:
     """How cursors that stand below `tail_start` move after a fold: see `History.moved`."""
@@ -86,8 +109,13 @@ class History:
     """Segments and tail of one document, and what is known of it. One writer: the room (R3)."""
 
     __slots__ = (
+        "_deletes_end",
         "_deletes_frame",
         "_saved_bytes",
+        "_seen",
+        "_seen_bytes",
+        "_stretched",
+        "_stretches",
         "known",
         "saved",
         "segments",
@@ -104,7 +132,12 @@ class History:
         self.saved = 0  # position before which everything has been in the log
         self.size = 0
         self._deletes_frame = b""
+        self._deletes_end = 0  # position before which that frame holds every delete
         self._saved_bytes = 0  # of the tail
+        self._stretches: dict[int, Stretch] = {}
+        self._stretched = 0  # position up to which the tail is cut into them
+        self._seen = 0  # position up to which it was looked at for the next one, and the bytes between the two
+        self._seen_bytes = 0
 
     @property
     def head(self) -> int:
@@ -125,8 +158,6 @@ class History:
         """Take the closed part of an update at the head."""
         self.known.add(part)
         update, ranges, deletes, _, _ = part
-        if deletes:
-            self._deletes_frame = b""
         entry = Entry(update, ranges, bool(deletes), origin, user_id, taken_at)
         self.tail.append(entry)
         self.size += len(update)
@@ -172,6 +203,8 @@ class History:
         self.segments[first_replaced:] = segments
         del self.tail[:entries]
         self.tail_start += entries
+        self._stretches = {start: each for start, each in self._stretches.items() if start >= self.tail_start}
+        self._deletes_frame = b""  # the positions that it tells apart are of the old segments
         return folded
 
     def moved(self, position: int, folded: Folded) -> int:
@@ -183,10 +216,31 @@ class History:
             return position  # this cursor has not been set yet
         return self.first + min(index, folded.first_replaced)
 
+    def stretches(self, stretch_bytes: int) -> Mapping[int, Stretch]:
+        """Return the stretches of the tail, by the position where each begins. What is too little for one is in none yet."""
+        if self._stretched < self.tail_start:
+            self._stretched = self._seen = self.tail_start
+            self._seen_bytes = 0
+        for entry in self.tail[self._seen - self.tail_start :]:
+            self._seen += 1
+            self._seen_bytes += len(entry.framed)
+            if self._seen_bytes >= stretch_bytes:
+                entries = self.tail[self._stretched - self.tail_start : self._seen - self.tail_start]
+                self._stretches[self._stretched] = Stretch(entries, self._seen)
+                self._stretched, self._seen_bytes = self._seen, 0
+        return self._stretches
+
+    def deletes_end(self) -> int:
+        """Return the position before which an answer may leave deletes out: `deletes_frame`, which ends it, will hold them."""
+        if self._deletes_frame and self.head - self._deletes_end > _DELETES_BEHIND:
+            self._deletes_frame = b""
+        return self._deletes_end if self._deletes_frame else self.head
+
     def deletes_frame(self) -> bytes:
-        """Return the framed SyncStep2 that holds every delete known, made once for all who ask until one is added."""
+        """Return the framed SyncStep2 that holds every delete before `deletes_end`, made once for many who ask."""
         if not self._deletes_frame:
             self._deletes_frame = frame(sync_step2(delete_set_update(self.known.deletes)))
+            self._deletes_end = self.head
         return self._deletes_frame
 
 

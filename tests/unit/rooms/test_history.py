@@ -104,3 +104,48 @@ def test_only_saved_updates_are_foldable() -> None:
     assert history_of(edits(10), saved=0).foldable(1, 1) == 0
     history.fold(0, 4, fold(contents(history)[:4], 10_000))
     assert history.foldable(1, 1) == 0
+
+
+def test_stretches_hold_the_tail_in_order_and_what_is_too_little_stands_alone() -> None:
+    updates = edits(10)
+    history = history_of(updates, saved=10)
+    sizes = [len(entry.framed) for entry in history.tail]
+    stretches = history.stretches(sum(sizes[:3]))
+    first = stretches[0]
+    assert first.framed == b"".join(entry.framed for entry in history.tail[: first.end])
+    position = 0
+    while position in stretches:
+        position = stretches[position].end
+    assert 0 < 10 - position < 3
+    assert list(first.ranges) == [(7, 0, first.end)]
+
+
+def test_a_stretch_goes_with_the_entries_that_are_folded_out_of_it() -> None:
+    updates = edits(12)
+    history = history_of(updates, saved=12)
+    size = len(history.tail[0].framed)
+    before = dict(history.stretches(3 * size))
+    history.fold(0, 4, fold(updates[:4], 10_000))
+    after = history.stretches(3 * size)
+    assert set(after) == {start for start in before if start >= 4}
+    assert all(after[start] is before[start] for start in after)
+    history.fold(0, len(history.tail), fold(updates[4:], 10_000))
+    assert not history.stretches(3 * size)
+
+
+def test_the_frame_of_all_deletes_is_kept_while_few_updates_follow() -> None:
+    updates = edits(200)
+    history = history_of(updates[:100], saved=0)
+    assert history.deletes_end() == 100
+    framed = history.deletes_frame()
+    for update in updates[100:110]:
+        history.append(history.known.close(update), 1, None, 0.0)
+    assert history.deletes_end() == 100
+    assert history.deletes_frame() is framed
+    for update in updates[110:]:
+        history.append(history.known.close(update), 1, None, 0.0)
+    assert history.deletes_end() == 200
+    history.deletes_frame()
+    history.mark_saved(10)
+    history.fold(0, 10, fold(updates[:10], 10_000))
+    assert history.deletes_end() == history.head == 200

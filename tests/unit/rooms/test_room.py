@@ -197,6 +197,46 @@ def test_R5_what_a_state_vector_covers_is_passed_over_but_for_its_deletes() -> N
     on_bench(body)
 
 
+def test_R5_deletes_that_come_after_the_frame_of_all_deletes_reach_who_has_the_structs() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        writer, _ = bench.join(room)
+        first, second = b"\x00\x01\x07\x01\x02\x03", b"\x00\x01\x07\x01\x08\x02"
+        live(writer, *edits(20), first)
+        for deletes in (first, second):
+            if deletes is second:
+                live(writer, second)
+            reader, socket = bench.join(room, 2)
+            socket.take()
+            reader.receive(sync_step1(encode_state_vector({7: 20})))
+            *updates, last = [message for message in socket.take() if message[0] == 0]
+            assert last == b"\x00\x01\x06" + first
+            assert updates == ([] if deletes is first else [b"\x00\x02\x06" + second])
+
+    on_bench(body)
+
+
+def test_R5_a_tail_is_written_in_stretches_and_its_authors_are_not_told_their_own() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        bench.weather.delay = 10.0  # nothing is saved, and so nothing folded
+        (writer, own), (other, _) = bench.join(room), bench.join(room, 2)
+        updates, others = edits(40), edits(40, client=8)
+        live(writer, *updates[:20])
+        live(other, *others)
+        live(writer, *updates[20:])
+        await asyncio.sleep(0.01)
+        own.take()
+        writes = own.writes
+        writer.receive(sync_step1(b"\x00"))
+        assert own.updates() == others
+        _, newcomer = bench.join(room, 3)
+        assert newcomer.updates() == [*updates[:20], *others, *updates[20:]]
+        assert own.writes - writes < 40 > newcomer.writes
+
+    on_bench(body, RoomLimits(segment_bytes=1000, fold_entries=1000, resync_interval=0.0))
+
+
 def test_R4_a_slow_connection_is_only_a_cursor() -> None:
     async def body(bench: Bench) -> None:
         room = await bench.room()
