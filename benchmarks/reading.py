@@ -1,6 +1,7 @@
 """Measure the readers of updates, compiled and in Python: `python -m benchmarks.reading`.
 
-Prints microseconds of CPU for each update that live editing sends, and for a whole course; the least of several rounds.
+Prints microseconds of CPU for each update that live editing sends, also when a worker folds thousands of them into one,
+and for a whole course; the least of several rounds.
 """
 
 import sys
@@ -8,17 +9,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
+from unittest.mock import patch
 
-from constructure_sync.protocol import short_updates, update_reader
+from benchmarks.edits import Author
+from constructure_sync.protocol import short_updates, update_reader, update_writer
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import var_string, write_var_uint
-from constructure_sync.protocol.readers import IMPLEMENTATION, close_short, read_update
+from constructure_sync.protocol.readers import IMPLEMENTATION, ReadUpdate, close_short, read_update
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS
 
 ROUNDS: Final = 7
 CALLS: Final = 5_000
 CLIENT: Final = 3_123_456_789
 STRUCTS: Final = 2_000
+FOLDED: Final = 4_096  # at most so many entries of a tail are folded at once
 
 
 def _numbers(*numbers: int) -> bytes:
@@ -57,6 +61,34 @@ def _course() -> bytes:
     return b"\x01" + _numbers(STRUCTS, CLIENT, 0) + b"".join(structs) + b"\x00"
 
 
+def _edits(authors: int) -> list[bytes]:
+    """What so many authors type and set in turn: the tail that a worker folds."""
+    writing = [Author(CLIENT + place) for place in range(authors)]
+    return [writing[number % authors].edit(number) for number in range(FOLDED)]
+
+
+def _read_all(reader: ReadUpdate, updates: list[bytes]) -> None:
+    for update in updates:
+        reader(update)
+
+
+def _print_whole_updates() -> None:
+    """Measure the strict reader, and the folding that rests on it."""
+    course = _course()
+    python = _microseconds(partial(update_reader.read_update, course), 5)
+    native = _microseconds(partial(read_update, course), 5)
+    print(f"{f'{STRUCTS} map values read':<34}{python:>10.0f}{native:>10.0f}")
+    for authors in (2, 16):
+        edits = _edits(authors)
+        python = _microseconds(partial(_read_all, update_reader.read_update, edits), 1) / FOLDED
+        native = _microseconds(partial(_read_all, read_update, edits), 1) / FOLDED
+        print(f"{f'an edit of {authors} authors read':<34}{python:>10.2f}{native:>10.2f}")
+        native = _microseconds(partial(update_writer.join_summarized, edits), 1) / FOLDED
+        with patch.object(update_writer, "read_update", update_reader.read_update):
+            python = _microseconds(partial(update_writer.join_summarized, edits), 1) / FOLDED
+        print(f"{f'an edit of {authors} authors folded':<34}{python:>10.2f}{native:>10.2f}")
+
+
 def _microseconds(call: Callable[[], object], calls: int) -> float:
     """CPU time of one call: the least of some rounds."""
     least = float("inf")
@@ -83,10 +115,7 @@ def main() -> int:
         python = _microseconds(partial(short_updates.close_short, *arguments), CALLS)
         native = _microseconds(partial(close_short, *arguments), CALLS)
         print(f"{name:<34}{python:>10.2f}{native:>10.2f}")
-    course = _course()
-    python = _microseconds(partial(update_reader.read_update, course), 5)
-    native = _microseconds(partial(read_update, course), 5)
-    print(f"{f'{STRUCTS} map values read':<34}{python:>10.0f}{native:>10.0f}")
+    _print_whole_updates()
     return 0
 
 

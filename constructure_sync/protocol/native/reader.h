@@ -1,8 +1,8 @@
 /* Bounded reading of lib0's encoding out of hostile bytes.
  *
- * Every function reads at the cursor and moves it on, and gives false when the bytes are not what they should be; then
- * `reason` says what was wrong in the words of the same reader in Python (`lib0.py`, `update_reader.py`), which these
- * functions follow step by step. No function reads at or beyond `size`; none allocates; none touches a Python object.
+ * Every function reads at the cursor and moves it on, and gives false when the bytes are not what they should be: what
+ * the same reader in Python (`lib0.py`, `update_reader.py`) says is wrong with them, it is asked for. No function reads
+ * at or beyond `size`; none allocates; none touches a Python object.
  */
 
 #ifndef CONSTRUCTURE_READER_H
@@ -26,28 +26,12 @@ enum { TYPE_REFERENCES = 7, XML_ELEMENT = 3, XML_HOOK = 5 };
 typedef struct {
     const uint8_t *data;
     size_t size;
-    size_t position;    /* never beyond `size` */
-    const char *reason; /* what was wrong; static text; NULL while nothing was */
-    int code;           /* the close code that goes with it */
+    size_t position; /* never beyond `size` */
 } Reader;
 
 static inline Reader reader_of(const void *data, size_t size)
 {
-    return (Reader){.data = data, .size = size, .position = 0, .reason = NULL, .code = 4400};
-}
-
-/* Note what is wrong and give false. */
-static inline bool refuse(Reader *reader, const char *reason)
-{
-    reader->reason = reason;
-    return false;
-}
-
-/* The same for what is too much rather than malformed. */
-static inline bool refuse_too_large(Reader *reader, const char *reason)
-{
-    reader->code = 4413;
-    return refuse(reader, reason);
+    return (Reader){.data = data, .size = size, .position = 0};
 }
 
 static inline size_t bytes_left(const Reader *reader)
@@ -58,7 +42,7 @@ static inline size_t bytes_left(const Reader *reader)
 static inline bool read_byte(Reader *reader, uint8_t *byte)
 {
     if (reader->position >= reader->size)
-        return refuse(reader, "update ends too early");
+        return false;
     *byte = reader->data[reader->position++];
     return true;
 }
@@ -76,25 +60,21 @@ static inline bool read_var_uint(Reader *reader, uint64_t *number)
         value |= (place < 9 ? bits : bits != 0) << 7 * place;
         if (bytes[place] < 0x80) {
             if (value > MAX_SAFE_INTEGER)
-                return refuse(reader, "integer above 2^53-1");
+                return false;
             reader->position += place + 1;
             *number = value;
             return true;
         }
     }
-    return refuse(reader, "integer is cut off or too long");
+    return false;
 }
 
 /* A byte string that carries its length in front; `start` is where it lies in the data. */
 static inline bool read_slice(Reader *reader, size_t *start, size_t *length)
 {
     uint64_t declared;
-    if (reader->position >= reader->size)
-        return refuse(reader, "update ends too early");
-    if (!read_var_uint(reader, &declared))
+    if (!read_var_uint(reader, &declared) || declared > bytes_left(reader))
         return false;
-    if (declared > bytes_left(reader))
-        return refuse(reader, "length is beyond the end of the update");
     *start = reader->position;
     *length = (size_t)declared;
     reader->position += *length;
@@ -175,7 +155,7 @@ static inline bool read_text(Reader *reader, uint64_t *units)
     size_t start, length;
     if (!read_slice(reader, &start, &length))
         return false;
-    return utf16_length(reader->data + start, length, units) || refuse(reader, "string is not UTF-8");
+    return utf16_length(reader->data + start, length, units);
 }
 
 static inline bool skip_string(Reader *reader)
@@ -194,17 +174,13 @@ static inline bool skip_var_int(Reader *reader)
         return false;
     if (first < 0x80)
         return true;
-    if (!read_var_uint(reader, &rest))
-        return false;
-    if (reader->position - start > MAX_VAR_BYTES || rest >> 47)
-        return refuse(reader, "integer above 2^53-1");
-    return true;
+    return read_var_uint(reader, &rest) && reader->position - start <= MAX_VAR_BYTES && rest >> 47 == 0;
 }
 
 static inline bool skip_bytes(Reader *reader, size_t count)
 {
     if (count > bytes_left(reader))
-        return refuse(reader, "update ends too early");
+        return false;
     reader->position += count;
     return true;
 }
@@ -218,12 +194,8 @@ static inline bool skip_any(Reader *reader, uint64_t depth_left);
 static inline bool skip_entries(Reader *reader, bool keyed, uint64_t depth_left)
 {
     uint64_t count;
-    if (depth_left == 0)
-        return refuse(reader, "value nested too deep");
-    if (!read_var_uint(reader, &count))
+    if (depth_left == 0 || !read_var_uint(reader, &count) || count * (keyed ? 2 : 1) > bytes_left(reader))
         return false;
-    if (count * (keyed ? 2 : 1) > bytes_left(reader))
-        return refuse(reader, "value declares more entries than it holds");
     while (count--)
         if ((keyed && !skip_string(reader)) || !skip_any(reader, depth_left - 1))
             return false;
@@ -257,26 +229,22 @@ static inline bool skip_any(Reader *reader, uint64_t depth_left)
     case 116:
         return skip_slice(reader);
     default:
-        return refuse(reader, "unknown kind of value");
+        return false;
     }
 }
 
 /* ContentString: its length in clocks is that in UTF-16 code units. */
 static inline bool read_string_content(Reader *reader, uint64_t *length)
 {
-    if (!read_text(reader, length))
-        return false;
-    return *length > 0 || refuse(reader, "empty string content");
+    return read_text(reader, length) && *length > 0;
 }
 
 /* ContentType; one clock long. */
 static inline bool read_type_content(Reader *reader, uint64_t *length)
 {
     uint64_t reference;
-    if (!read_var_uint(reader, &reference))
+    if (!read_var_uint(reader, &reference) || reference >= TYPE_REFERENCES || reference == XML_HOOK)
         return false;
-    if (reference >= TYPE_REFERENCES || reference == XML_HOOK)
-        return refuse(reader, "unknown shared type");
     *length = 1;
     return reference != XML_ELEMENT || skip_string(reader);
 }
@@ -284,12 +252,8 @@ static inline bool read_type_content(Reader *reader, uint64_t *length)
 /* ContentAny: one clock per value. */
 static inline bool read_any_content(Reader *reader, uint64_t max_any_depth, uint64_t *length)
 {
-    if (!read_var_uint(reader, length))
+    if (!read_var_uint(reader, length) || *length == 0 || *length > bytes_left(reader))
         return false;
-    if (*length == 0)
-        return refuse(reader, "empty list of values");
-    if (*length > bytes_left(reader))
-        return refuse(reader, "list declares more values than it holds");
     for (uint64_t left = *length; left > 0; left--)
         if (!skip_any(reader, max_any_depth))
             return false;

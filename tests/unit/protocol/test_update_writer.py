@@ -3,11 +3,12 @@ import pytest
 from constructure_sync.protocol.id_ranges import IdRanges
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.lib0 import var_string
-from constructure_sync.protocol.update_reader import read_update
+from constructure_sync.protocol.update_reader import DELETED, read_update
 from constructure_sync.protocol.update_writer import (
     EMPTY_UPDATE,
     collect_garbage,
     delete_set_update,
+    join_summarized,
     join_updates,
     split_update,
 )
@@ -123,6 +124,24 @@ def test_joined_history_is_closed_smaller_and_has_every_clock_and_delete(history
     assert sum(map(len, joined)) < sum(map(len, taken))
     assert known_of(joined) == known_of(taken)
     assert join_updates(joined) == joined
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=NAMES)
+def test_what_a_joined_update_holds_is_told(history: History) -> None:
+    for encoded, ranges, has_deletes in join_summarized(closed(history)):
+        parsed = read_update(encoded)
+        assert ranges == tuple((client, structs[0].clock, structs[-1].end) for client, structs in parsed.sections)
+        came_deleted = any(struct.kind <= DELETED for section in parsed.sections for struct in section.structs)
+        assert has_deletes == (came_deleted or bool(parsed.deletes))
+
+
+def test_a_struct_that_came_deleted_is_told_as_a_delete() -> None:
+    for struct, deletes in ((gc(2), True), (item(1, uints(2)), True), (text("ab"), False)):
+        (joined,) = join_summarized([update(section(1, 0, text("ab"))), update(section(2, 0, struct))])
+        assert joined.ranges == ((2, 0, 2), (1, 0, 2))
+        assert joined.has_deletes == deletes
+    (joined,) = join_summarized([update(section(1, 0, text("ab"))), update(deletes=((1, 0, 1),))])
+    assert joined.has_deletes
 
 
 @pytest.mark.parametrize("history", WITHOUT_EMOJI, ids=WITHOUT_EMOJI_NAMES)
