@@ -17,10 +17,10 @@ NODE_READY := $(NODE_DIR)/node_modules/.installed
 PEERS := benchmarks/peers
 PEERS_READY := $(PEERS)/.venv/.installed
 
-.PHONY: help serve test check faults bench bench-smoke bench-peers lock
+.PHONY: help serve test check faults bench bench-own bench-profile bench-smoke lock
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 serve: $(RUNTIME_READY) $(COMPILED) ## install what is needed, then serve on http://127.0.0.1:8000
 	@exec $(BIN)/constructure-sync serve $(ARGS)
@@ -38,19 +38,23 @@ check: $(DEV_READY) ## format, lint, types, import contracts, unit tests
 faults: $(DEV_READY) $(NODE_READY) ## the long runs: kills, power cuts, schedules, mutations; ARGS="--help" lists the counts
 	$(BIN)/python -m tests.faults $(ARGS)
 
-bench: $(DEV_READY) ## measure under load, on a machine that does nothing else; ARGS="--help" lists what
-	$(BIN)/python -m benchmarks $(ARGS)
-
-bench-smoke: $(DEV_READY) ## a minute that shows that the benchmarks run and end right
-	$(BIN)/python -m benchmarks --smoke $(ARGS)
-
-bench-peers: $(DEV_READY) $(PEERS_READY) ## measure beside other servers, in turn, and write benchmarks/RESULTS.md
+bench: $(DEV_READY) $(NODE_READY) $(PEERS_READY) ## measure beside other servers, in turn, and write benchmarks/RESULTS.md; hours, on a machine that does nothing else
 	$(BIN)/python -m benchmarks compare $(ARGS)
+
+bench-own: $(DEV_READY) $(NODE_READY) ## measure this server alone; ARGS="--help" lists what
+	$(BIN)/python -m benchmarks own $(ARGS)
+
+bench-profile: $(DEV_READY) ## say where the time goes under each load, for benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks profile $(ARGS)
+
+bench-smoke: $(DEV_READY) $(NODE_READY) ## a minute that shows that the benchmarks run and end right
+	$(BIN)/python -m benchmarks own --smoke $(ARGS)
 
 lock: $(DEV_READY) ## resolve requirements/*.txt and the Node lock anew
 	$(PIP) install --upgrade uv
 	$(BIN)/uv pip compile pyproject.toml --group build $(LOCK_FORM) --output-file requirements/runtime.txt
 	$(BIN)/uv pip compile pyproject.toml --group build --extra dev --constraint requirements/runtime.txt $(LOCK_FORM) --output-file requirements/dev.txt
+	$(BIN)/uv pip compile $(PEERS)/requirements.in $(LOCK_FORM) --output-file $(PEERS)/requirements.txt
 	cd $(NODE_DIR) && npm install --package-lock-only --ignore-scripts
 
 # Hashes make the index irrelevant, so no address is written down: any mirror serves.
