@@ -26,6 +26,10 @@ class LoadFailed(Exception):
     """The server did not do what the load needs."""
 
 
+class NotNow(LoadFailed):
+    """The server asks to be tried again later."""
+
+
 class Absent(LoadFailed):
     """Something that is measured, or measured with, is not on this machine."""
 
@@ -141,5 +145,6 @@ def open_socket(url: str) -> tuple[socket.socket, bytes]:
         answer += data
     head, rest = answer.split(b"\r\n\r\n", 1)
     if b" 101 " not in head.split(b"\r\n", 1)[0]:
-        raise LoadFailed(f"the server refused the socket: {head.split(chr(13).encode(), 1)[0].decode()} {rest[:200]!r}")
+        refusal = NotNow if b" 503 " in head.split(b"\r\n", 1)[0] else LoadFailed
+        raise refusal(f"the server refused the socket: {head.split(chr(13).encode(), 1)[0].decode()} {rest[:200]!r}")
     return line, rest

@@ -21,12 +21,13 @@ from benchmarks.generator import SETTLE_SECONDS, Client
 from benchmarks.histories import Opened, history_of, opened_in_stock
 from benchmarks.knobs import Knobs
 from benchmarks.servers import MIB, Target, embedded, pin, resident, rest
-from benchmarks.wire import LoadFailed
+from benchmarks.wire import LoadFailed, NotNow
 
 _WINDOW: Final = 2_000  # edits that have no receipt yet
 _SEND_AT_ONCE: Final = 200
 _COMPACT_SECONDS: Final = 120.0
 _IDLE_SECONDS: Final = "1"  # until a course that nobody has open is closed, and its log compacted
+_OPEN_SECONDS, _RETRY_SECONDS = 120.0, 0.1
 _LOOKS: Final = 3  # processes in which stock Yjs opens it; the median counts
 
 
@@ -132,8 +133,16 @@ def _opened(target: Target) -> tuple[Opened, Client]:
 
 
 def _join(target: Target) -> tuple[float, Client]:
+    """Join once, trying again as providers do while the server says that it takes too long; return the seconds in all."""
     started = time.perf_counter()
-    client = Client(target.url(0), 0, 1, is_observer=False, wants_receipts=False)
+    client = None
+    while client is None:
+        try:
+            client = Client(target.url(0), 0, 1, is_observer=False, wants_receipts=False)
+        except NotNow:
+            if time.perf_counter() - started > _OPEN_SECONDS:
+                raise
+            time.sleep(_RETRY_SECONDS)
     seconds = time.perf_counter() - started
     client.close()
     return seconds, client
