@@ -97,7 +97,7 @@ class Watch:
             what = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(_SAMPLES), "-p", str(pid)]
             yield [*what, "-o", str(folder / "perf"), "--", "sleep", seconds]
         if shutil.which("py-spy"):
-            what = ["py-spy", "record", "--nonblocking", "-r", str(_SAMPLES), "-d", seconds, "-p", str(pid)]
+            what = ["py-spy", "record", "--gil", "--nonblocking", "-r", str(_SAMPLES), "-d", seconds, "-p", str(pid)]
             yield [*what, "-f", "raw", "-o", str(folder / "stacks")]
 
 
@@ -150,9 +150,9 @@ def places_of(lines: Iterable[str]) -> Mapping[str, float]:
     shares: dict[str, float] = {}
     for line in lines:
         share, _, place = line.strip().partition(";")
-        if share.endswith("%"):
+        if "%" in share:
             label = _first(_PLACES, place.strip())
-            shares[label] = shares.get(label, 0.0) + float(share[:-1])
+            shares[label] = shares.get(label, 0.0) + float(share.partition("%")[0])
     return _ordered(shares, _PLACES)
 
 

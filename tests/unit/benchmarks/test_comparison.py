@@ -185,7 +185,9 @@ def test_a_picture_holds_medians_along_its_axis() -> None:
 
 
 def test_samples_are_told_by_place_and_by_whose_code_had_called() -> None:
-    places = places_of(["30.00%;[kernel.kallsyms]", "", "10.00%;libpython3.11.so.1.0", " 5.5%;_native.cpython-311.so"])
+    places = places_of(
+        ["30.00%;[kernel.kallsyms]", "", "10.00% ;libpython3.11.so.1.0   ", " 5.5%;_native.cpython-311.so"]
+    )
     assert places == {"kernel": 30.0, "our reader in C": 5.5, "interpreter": 10.0}
     stacks = [
         "main (constructure_sync/cli.py:1);take (constructure_sync/rooms/room.py:9);read (constructure_sync/protocol/known.py:7) 3",
