@@ -2,6 +2,8 @@
 
 #include "module.h"
 
+#include <stdbool.h>
+
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef functions[] = {
@@ -10,32 +12,36 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *attribute_of_module(const char *module_name, const char *name)
+/* Each of the next two fills one place of the state; false: an exception is set. */
+static bool find(PyObject **place, const char *module_name, const char *name)
 {
     PyObject *module = PyImport_ImportModule(module_name);
     if (module == NULL)
-        return NULL;
-    PyObject *attribute = PyObject_GetAttrString(module, name);
+        return false;
+    *place = PyObject_GetAttrString(module, name);
     Py_DECREF(module);
-    return attribute;
+    return *place != NULL;
+}
+
+static bool intern(PyObject **place, const char *name)
+{
+    *place = PyUnicode_InternFromString(name);
+    return *place != NULL;
 }
 
 static int fill_state(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-    state->closed_part = attribute_of_module("constructure_sync.protocol.closed_part", "ClosedPart");
-    state->bounds = PyUnicode_InternFromString("_bounds");
-    state->max_depth = PyUnicode_InternFromString("max_depth");
-    state->max_any_depth = PyUnicode_InternFromString("max_any_depth");
-    state->max_delete_ranges = PyUnicode_InternFromString("max_delete_ranges");
     const char *reader = "constructure_sync.protocol.update_reader";
-    state->struct_type = attribute_of_module(reader, "Struct");
-    state->section = attribute_of_module(reader, "Section");
-    state->parsed_update = attribute_of_module(reader, "ParsedUpdate");
-    state->default_limits = attribute_of_module(reader, "DEFAULT_LIMITS");
-    state->read_update = attribute_of_module(reader, "read_update");
-    state->check_json = attribute_of_module(reader, "check_json");
-    return PyErr_Occurred() ? -1 : 0;
+    bool is_filled = find(&state->closed_part, "constructure_sync.protocol.closed_part", "ClosedPart") &&
+                     intern(&state->bounds, "_bounds") && intern(&state->max_depth, "max_depth") &&
+                     intern(&state->max_any_depth, "max_any_depth") &&
+                     intern(&state->max_delete_ranges, "max_delete_ranges") &&
+                     find(&state->struct_type, reader, "Struct") && find(&state->section, reader, "Section") &&
+                     find(&state->parsed_update, reader, "ParsedUpdate") &&
+                     find(&state->default_limits, reader, "DEFAULT_LIMITS") &&
+                     find(&state->read_update, reader, "read_update") && find(&state->check_json, reader, "check_json");
+    return is_filled ? 0 : -1;
 }
 
 /* Every object of the state, so that none is forgotten by one of the two below. */
