@@ -20,6 +20,7 @@ from benchmarks.wire import (
     AUTHENTICATED,
     BINARY,
     CLOSE,
+    DENIED,
     NOTHING_TO_OFFER,
     PING,
     PONG,
@@ -111,7 +112,10 @@ class Client:
                 if opcode == CLOSE:
                     raise LoadFailed(f"the server closed the socket: {payload!r}")
                 sync = self.sync_payload(payload) if opcode == BINARY else None
-                if self._prefix and payload.removeprefix(self._prefix).startswith(AUTHENTICATED):
+                answer = payload.removeprefix(self._prefix) if self._prefix else b""
+                if answer.startswith(DENIED):
+                    raise LoadFailed(f"the server denies the document: {answer[3:]!r}")
+                if answer.startswith(AUTHENTICATED):
                     self._ask()
                 elif sync is not None and sync[0] == STEP2:
                     self._line.setblocking(False)

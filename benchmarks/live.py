@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> int:
     try:
         with Generator(random.Random()) as generator:
             _load(generator, arguments.urls, arguments.clients, arguments.rate, arguments.seconds)
-    except LoadFailed as failure:
+    except (LoadFailed, OSError) as failure:  # OSError: a line broke, or nothing came in time
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     return 0

@@ -18,6 +18,7 @@ ASK_EVERYTHING: Final = b"\x00\x00\x01\x00"
 NOTHING_TO_OFFER: Final = b"\x00\x01\x02\x00\x00"
 AUTHENTICATE: Final = b"\x02\x00"
 AUTHENTICATED: Final = b"\x02\x02"
+DENIED: Final = b"\x02\x01"
 _HOCUSPOCUS: Final = "hocuspocus+"
 _READ_BYTES: Final = 262_144
 

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
+from websockets.sync.server import ServerConnection, serve
 
 from benchmarks import scripts
 from benchmarks.floor import floor_world
@@ -14,7 +16,7 @@ from benchmarks.replay import Replay
 from benchmarks.servers import Loadable, Target, open_courses, unpin
 from benchmarks.wire import Absent
 from tests.cluster import SETTINGS
-from tests.server_process import REPOSITORY, ServerProcess
+from tests.server_process import HOST, REPOSITORY, ServerProcess
 
 _SECONDS = 60.0
 _COURSE = {
@@ -53,6 +55,32 @@ def test_a_deployment_that_refuses_is_told_without_its_token(target: Target) -> 
     assert done.returncode == 1
     assert "failed: the server refused the socket: HTTP/1.1 401" in done.stderr
     assert target.courses[0].token not in done.stdout + done.stderr
+
+
+def test_a_hocuspocus_server_that_denies_the_document_is_told() -> None:
+    def deny(connection: ServerConnection) -> None:
+        assert connection.recv(_SECONDS) == b"\x03doc\x02\x00\x03wrg\x054.7.0"
+        connection.send(b"\x03doc\x02\x01\x06denied")
+        for _ in connection:
+            pass
+
+    with serve(deny, HOST, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            done = _load(f"hocuspocus+ws://{HOST}:{server.socket.getsockname()[1]}/?token=wrg#doc")
+        finally:
+            server.shutdown()
+            thread.join(_SECONDS)
+    assert done.returncode == 1
+    assert "failed: the server denies the document" in done.stderr
+
+
+def test_what_is_no_sync_server_is_told(target: Target) -> None:
+    done = _load(f"ws://{HOST}:{target.server.port}/health")
+    assert done.returncode == 1
+    assert "failed: the server refused the socket" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def _typed(count: int) -> dict[str, object]:
