@@ -1,12 +1,14 @@
 """The part of an update that integrates at once, and the summary of many such parts."""
 
-from collections.abc import Iterable
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.id_ranges import IdRanges, Range
-from constructure_sync.protocol.lib0 import Reader, write_var_uint
+from constructure_sync.protocol.lib0 import Reader, var_bytes, write_var_uint
 from constructure_sync.protocol.update_cut import EMPTY_UPDATE
 
 Run = tuple[int, int, int, int]
@@ -50,7 +52,18 @@ def nothing(missing: tuple[tuple[int, int], ...] = ()) -> ClosedPart:
     return ClosedPart(EMPTY_UPDATE, (), (), (), missing)
 
 
-_VERSION = 1
+_IN_NUMBERS, _VERSION = 1, 2
+_RUN_BYTES = 8
+
+
+class Runs(NamedTuple):
+    """How deep the structs of one client hang, without a gap up to the clock `end`.
+
+    packed: the first clock and the nesting of each run, see `closing.pack`; neighbours differ in their nesting.
+    """
+
+    end: int
+    packed: "array[int]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +71,12 @@ class Summary:
     """What a stretch of closed history adds, without its content: enough to open a room from stored segments.
 
     ranges: (client, first clock, end clock) of structs, one per client and contiguous; deletes: everything it deletes;
-    depths: as in `ClosedPart`.
+    nesting: the runs of its structs, by client.
     """
 
     ranges: tuple[Range, ...]
     deletes: IdRanges
-    depths: tuple[Run, ...]
+    nesting: dict[int, Runs]
 
     @classmethod
     def of(cls, part: ClosedPart) -> "Summary":
@@ -75,7 +88,7 @@ class Summary:
         """Give the summary of parts and summaries that follow one another in one history."""
         ranges: dict[int, tuple[int, int]] = {}
         deletes = IdRanges()
-        depths: dict[int, list[Run]] = {}
+        nesting: dict[int, Runs] = {}
         for part in parts:
             for client, start, end in part.ranges:
                 first, last = ranges.get(client, (start, end))
@@ -83,30 +96,42 @@ class Summary:
             for client, start, end in part.deletes:
                 deletes.add(client, start, end)
             for run in part.depths:
-                _append_run(depths.setdefault(run[0], []), run)
-        return cls(
-            tuple((client, start, end) for client, (start, end) in ranges.items()),
-            deletes,
-            tuple(run for runs in depths.values() for run in runs),
-        )
+                _append_run(nesting, run)
+        return cls(tuple((client, start, end) for client, (start, end) in ranges.items()), deletes, nesting)
+
+    @property
+    def depths(self) -> Iterator[Run]:
+        """The runs one by one, as in `ClosedPart`."""
+        for client, (end, packed) in self.nesting.items():
+            ends = [run >> 16 for run in packed[1:]] + [end]
+            for run, stop in zip(packed, ends, strict=True):
+                yield client, run >> 16, stop, run & 0xFFFF
 
     def encode(self) -> bytes:
-        """Give the bytes of version 1: ranges, deletes as a delete set, runs; numbers are varUints."""
+        """Give the bytes of version 2: ranges, deletes as a delete set, and for each client its runs.
+
+        Numbers are varUints; runs are as they lie in memory here, eight bytes each, the lowest first: a large document has
+        tens of thousands of them, and is opened while somebody waits.
+        """
         numbers = [len(self.ranges)]
         for client, start, end in self.ranges:
             numbers += (client, start, end - start)
-        runs = [len(self.depths)]
-        for client, start, end, nesting in self.depths:
-            runs += (client, start, end - start, nesting)
-        return b"".join(
-            (bytes((_VERSION,)), *map(write_var_uint, numbers), self.deletes.encode(), *map(write_var_uint, runs))
-        )
+        parts = [
+            bytes((_VERSION,)),
+            *map(write_var_uint, numbers),
+            self.deletes.encode(),
+            write_var_uint(len(self.nesting)),
+        ]
+        for client, (end, packed) in self.nesting.items():
+            parts += (write_var_uint(client), write_var_uint(end), var_bytes(_swapped_on_big_endian(packed).tobytes()))
+        return b"".join(parts)
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Summary":
-        """Read what `encode` wrote; ProtocolViolation for anything else."""
+        """Read what `encode` wrote, or version 1, which held the runs in numbers; ProtocolViolation for anything else."""
         reader = Reader(encoded)
-        if reader.read_byte() != _VERSION:
+        version = reader.read_byte()
+        if version not in (_IN_NUMBERS, _VERSION):
             raise ProtocolViolation("unknown version of a summary")
         take = reader.read_var_uint
         ranges = []
@@ -114,23 +139,38 @@ class Summary:
             client, start = take(), take()
             ranges.append((client, start, start + take()))
         deletes = IdRanges.decode(reader, len(encoded))
-        depths = []
+        nesting: dict[int, Runs] = {}
         for _ in range(take()):
             client, start = take(), take()
-            depths.append((client, start, start + take(), take()))
+            if version == _IN_NUMBERS:
+                _append_run(nesting, (client, start, start + take(), take()))
+            else:
+                nesting[client] = Runs(start, _read_packed(reader.read_var_bytes()))
         reader.expect_end()
-        return cls(tuple(ranges), deletes, tuple(depths))
+        return cls(tuple(ranges), deletes, nesting)
 
 
-def _append_run(runs: list[Run], run: Run) -> None:
-    """Add a run of the same client at the end; what the runs already cover stays as it is."""
-    client, start, end, nesting = run
-    if runs:
-        _, first, reached, last = runs[-1]
-        start = max(start, reached)
-        if start >= end:
-            return
-        if start == reached and nesting == last:
-            runs[-1] = (client, first, end, nesting)
-            return
-    runs.append((client, start, end, nesting))
+def _read_packed(encoded: bytes) -> "array[int]":
+    if not encoded or len(encoded) % _RUN_BYTES:
+        raise ProtocolViolation("a summary holds runs that are not whole")
+    return _swapped_on_big_endian(array("Q", encoded))
+
+
+def _swapped_on_big_endian(packed: "array[int]") -> "array[int]":
+    """Give the runs as they are stored, or the other way round."""
+    if sys.byteorder == "big":
+        packed = packed[:]
+        packed.byteswap()
+    return packed
+
+
+def _append_run(nesting: dict[int, Runs], run: Run) -> None:
+    """Add a run at the end of its client's; what those already cover stays as it is."""
+    client, start, end, depth = run
+    runs = nesting.get(client)
+    if runs is None:
+        nesting[client] = Runs(end, array("Q", (start << 16 | depth,)))
+    elif end > runs.end:
+        if runs.packed[-1] & 0xFFFF != depth:
+            runs.packed.append(max(start, runs.end) << 16 | depth)
+        nesting[client] = Runs(end, runs.packed)

@@ -54,8 +54,19 @@ class Known:
 
     def add_summary(self, summary: Summary) -> None:
         """Know what a stored stretch of history holds, which follows on what is known."""
-        self._add(summary.ranges, summary.depths)
+        others = summary.nesting.keys() - {client for client in summary.nesting if self._follow(client, summary)}
+        self._add(summary.ranges, tuple([run for run in summary.depths if run[0] in others]) if others else ())
         self.deletes.merge(summary.deletes)
+
+    def _follow(self, client: int, summary: Summary) -> bool:
+        """Take a client's runs as they are if they begin where those that are known end; tell whether they do."""
+        end, packed = summary.nesting[client]
+        if packed[0] >> 16 != self.clocks.get(client, 0):
+            return False
+        runs = self.nesting.setdefault(client, array("Q"))
+        runs.extend(packed[1:] if runs and (runs[-1] ^ packed[0]) & 0xFFFF == 0 else packed)
+        self.clocks[client] = end
+        return True
 
     def _add(self, ranges: tuple[Range, ...], depths: tuple[Run, ...]) -> None:
         clocks = self.clocks

@@ -306,9 +306,26 @@ def test_a_summary_stands_for_the_updates(history: History) -> None:
     assert Summary.merge(halves) == Summary.merge(map(Summary.of, parts))
 
 
+def test_a_summary_of_version_1_is_read() -> None:
+    ranges, deletes, runs = b"\x01\x07\x00\x05", b"\x00", b"\x02\x07\x00\x02\x03\x07\x02\x03\x04"
+    summary = Summary.decode(b"\x01" + ranges + deletes + runs)
+    assert summary.ranges == ((7, 0, 5),)
+    assert list(summary.depths) == [(7, 0, 2, 3), (7, 2, 5, 4)]
+    assert Summary.decode(summary.encode()) == summary
+
+
+def test_summaries_that_overlap_are_known_once() -> None:
+    parts = [Known().close(update(section(1, 0, text("abc", parent="t")))), Known().close(ABC)]
+    opened = Known()
+    for part in parts:
+        opened.add_summary(Summary.of(part))
+    assert opened.clocks == {1: 3}
+
+
 def test_a_damaged_summary_is_refused() -> None:
     encoded = Summary.of(Known().close(ABC)).encode()
-    for damaged in [b"", b"\x02" + encoded[1:], encoded[:-1], encoded + b"\x00"]:
+    half_a_run = encoded[:-9] + b"\x04" + encoded[-4:]
+    for damaged in [b"", b"\x03" + encoded[1:], encoded[:-1], encoded + b"\x00", half_a_run, encoded[:-9] + b"\x00"]:
         with pytest.raises(ProtocolViolation):
             Summary.decode(damaged)
 
