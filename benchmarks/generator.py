@@ -292,7 +292,8 @@ class Generator:
             now = clock()
             for number in map(int, client.marks(data)):
                 if sent_by[number] is client:
-                    continue  # an echo
+                    client.arrived -= not self.echoes  # an echo that nobody waits for
+                    continue
                 self.latencies.append(now - sent_at[number])
                 if self.on_arrival is not None:
                     self.on_arrival(client, number)
