@@ -179,5 +179,5 @@ Medians, the least and the greatest in brackets."""
 _PROFILES: Final = """## Where the time goes
 
 Of the serving process under each load, in per cent of its processor time: first by place, as `perf` samples it (the kernel, the
-interpreter, each library), then by whose code had called, as `py-spy` samples the thread that holds the interpreter's lock. System calls that keep the lock are in
-the second with whoever made them."""
+interpreter, each library), then by whose code had called, as `py-spy` samples the thread that holds the interpreter's lock. System
+calls that keep the lock are in the second with whoever made them."""
