@@ -1,6 +1,7 @@
 """The load generator against a real server: a deployment's URL, a replayed trace and cursors, each with its check at the end."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from benchmarks import scripts
+from benchmarks.edits import mark
 from benchmarks.floor import floor_world
+from benchmarks.generator import Generator
 from benchmarks.presence import Crowd
 from benchmarks.replay import Replay
 from benchmarks.servers import Loadable, Target, open_courses, unpin
-from benchmarks.wire import Absent
+from benchmarks.wire import ASK_EVERYTHING, NOTHING_TO_OFFER, Absent
 from tests.cluster import SETTINGS
 from tests.server_process import HOST, REPOSITORY, ServerProcess
 
@@ -74,6 +77,36 @@ def test_a_hocuspocus_server_that_denies_the_document_is_told() -> None:
             thread.join(_SECONDS)
     assert done.returncode == 1
     assert "failed: the server denies the document" in done.stderr
+
+
+def test_echoes_do_not_stand_for_the_edits_of_others() -> None:
+    lines: list[ServerConnection] = []
+
+    def echo_at_once_and_relay_late(line: ServerConnection) -> None:
+        lines.append(line)
+        for message in line:
+            if message == ASK_EVERYTHING:
+                line.send(NOTHING_TO_OFFER)
+            elif message != NOTHING_TO_OFFER:
+                line.send(message)
+                for other in lines:
+                    if other is not line:
+                        threading.Timer(0.3, other.send, [message]).start()
+
+    with serve(echo_at_once_and_relay_late, HOST, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with Generator(random.Random(1)) as generator:
+                url = f"ws://{HOST}:{server.socket.getsockname()[1]}/room"
+                clients = [generator.join(url, 0) for _ in range(2)]
+                for client in clients:
+                    generator.edit(client)
+                generator.settle()
+                assert all(mark(1 - nth) in b"".join(client.received) for nth, client in enumerate(clients))
+        finally:
+            server.shutdown()
+            thread.join(_SECONDS)
 
 
 def test_what_is_no_sync_server_is_told(target: Target) -> None:
