@@ -53,6 +53,7 @@ const join = () => {
   return provider
 }
 
+process.setMaxListeners(0) // each provider waits for the end of the process
 const clients = []
 const synced = provider => new Promise(resolve => provider.once('sync', resolve))
 for (let number = 0; number < Number(count); number++) {
