@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from schemas.ids import CommitId, CourseId, DocumentId, Seq, SessionId, UserId
@@ -206,14 +207,20 @@ def _set_member(course_id: CourseId, user_id: UserId, role: Role, now: float, co
     return name
 
 
-def _document(name: str, user_id: UserId, session_id: SessionId, connection: Connection) -> CourseDocument | None:
-    membership = (course_members.c.course_id == documents.c.course_id) & (course_members.c.user_id == user_id)
+def _select_document() -> Select[*tuple[Any, ...]]:
+    membership = (course_members.c.course_id == documents.c.course_id) & (
+        course_members.c.user_id == bindparam("user_id")
+    )
     alive = (
         select(sessions.c.id)
-        .where(sessions.c.id == session_id, sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None))
+        .where(
+            sessions.c.id == bindparam("session_id"),
+            sessions.c.user_id == bindparam("user_id"),
+            sessions.c.revoked_at.is_(None),
+        )
         .exists()
     )
-    row = connection.execute(
+    return (
         select(
             documents.c.id,
             documents.c.course_id,
@@ -226,9 +233,16 @@ def _document(name: str, user_id: UserId, session_id: SessionId, connection: Con
             documents.c.read_only_reason,
         )
         .join_from(documents, course_members, membership, isouter=True)
-        .join(users, users.c.id == user_id, isouter=True)
-        .where(documents.c.name == name)
-    ).first()
+        .join(users, users.c.id == bindparam("user_id"), isouter=True)
+        .where(documents.c.name == bindparam("name"))
+    )
+
+
+_DOCUMENT: Final = _select_document()  # once: making it costs more than SQLite's answer, and every socket asks
+
+
+def _document(name: str, user_id: UserId, session_id: SessionId, connection: Connection) -> CourseDocument | None:
+    row = connection.execute(_DOCUMENT, {"name": name, "user_id": user_id, "session_id": session_id}).first()
     if row is None:
         return None
     role = None if row[4] is None else Role(row[4])

@@ -193,8 +193,10 @@ class Closing:
     def clip(self, deleted: IdRanges) -> tuple[list[Range], bool]:
         """Give the parts of the delete ranges that are there and new, and whether that is all of them."""
         kept: list[Range] = []
-        whole = True
-        for client, start, end in self._parsed.deletes:
+        # Nearly all that a client tells when it comes back is deleted already.
+        left = deleted.not_covered(self._parsed.deletes)
+        whole = len(left) == len(self._parsed.deletes)
+        for client, start, end in left:
             reached = self._reached.get(client)
             if reached is None:
                 reached = self._clocks.get(client, 0)

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.lib0 import Reader, write_var_uint
@@ -66,6 +66,20 @@ class IdRanges:
             return start >= end
         place = bisect_right(bounds, start)
         return start >= end or bool(place & 1 and end <= bounds[place])
+
+    def not_covered(self, ranges: Iterable[Range]) -> list[Range]:
+        """Give those of the ranges, none of which is empty, that are not wholly held."""
+        found: list[Range] = []
+        of: int | None = None
+        bounds: Sequence[int] = ()
+        for each in ranges:
+            client, start, end = each
+            if client != of:
+                of, bounds = client, self._bounds.get(client, ())
+            place = bisect_right(bounds, start)
+            if not place & 1 or end > bounds[place]:
+                found.append(each)
+        return found
 
     def disjoint(self, client: int, start: int, end: int) -> bool:
         """Whether no clock from `start` up to but without `end` is held."""

@@ -37,6 +37,14 @@ def test_ranges_behave_like_a_set_of_clocks(seed: int) -> None:
     assert pickle.loads(pickle.dumps(ranges)) == ranges
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_what_is_not_covered_is_what_covers_denies(seed: int) -> None:
+    rng = random.Random(seed)
+    held = IdRanges((rng.randrange(3), start, start + rng.randrange(9)) for start in rng.choices(range(50), k=20))
+    asked = [(rng.randrange(4), start, start + 1 + rng.randrange(4)) for start in rng.choices(range(60), k=50)]
+    assert held.not_covered(asked) == [each for each in asked if not held.covers(*each)]
+
+
 def test_merging_takes_both_and_copies_are_independent() -> None:
     one = IdRanges([(1, 0, 5), (2, 3, 4)])
     twin = one.copy()
