@@ -26,7 +26,6 @@ from constructure_sync.protocol.messages import (
     permission_denied,
     receipt,
     short_update,
-    sync_step1,
 )
 from constructure_sync.protocol.state_vector import decode_state_vector
 from constructure_sync.rooms.history import EMPTY_STEP2, Piece, Stretch, covers
@@ -213,7 +212,7 @@ class Connection:
         """Send our SyncStep1, once: not again while the first is unanswered (interleavings 3)."""
         if not self._asked:
             self._asked = True
-            self._write(frame(sync_step1(self.room.state_vector())))
+            self._write(self.room.history.question())
 
     def note_write(self, *, is_answer: bool, missing: tuple[tuple[int, int], ...]) -> None:
         """Account for a write message that the room has taken: receipts, and the question that a gap raises.

@@ -13,7 +13,8 @@ from typing import Final
 
 from constructure_sync.protocol.framing import frame, framed_update
 from constructure_sync.protocol.known import ClosedPart, Known
-from constructure_sync.protocol.messages import sync_step2
+from constructure_sync.protocol.messages import sync_step1, sync_step2
+from constructure_sync.protocol.state_vector import encode_state_vector
 from constructure_sync.protocol.update_writer import EMPTY_UPDATE, delete_set_update
 from constructure_sync.replica.jobs import FoldedPiece
 from schemas.ids import UserId
@@ -111,6 +112,8 @@ class History:
     __slots__ = (
         "_deletes_end",
         "_deletes_frame",
+        "_question",
+        "_question_at",
         "_saved_bytes",
         "_seen",
         "_seen_bytes",
@@ -133,6 +136,8 @@ class History:
         self.size = 0
         self._deletes_frame = b""
         self._deletes_end = 0  # position before which that frame holds every delete
+        self._question = b""
+        self._question_at = -1  # the head when that was made
         self._saved_bytes = 0  # of the tail
         self._stretches: dict[int, Stretch] = {}
         self._stretched = 0  # position up to which the tail is cut into them
@@ -185,9 +190,9 @@ class History:
             self.saved = position
 
     def foldable(self, segment_bytes: int, fold_entries: int) -> int:
-        """Return how many saved entries at the tail's beginning are worth a segment now; 0: none."""
+        """Return how many saved entries at the tail's beginning are worth a segment now, at most `fold_entries`; 0: none."""
         count = self.saved - self.tail_start
-        return count if self._saved_bytes >= segment_bytes or count >= fold_entries else 0
+        return min(count, fold_entries) if self._saved_bytes >= segment_bytes or count >= fold_entries else 0
 
     def fold(self, first_replaced: int, entries: int, merged: Iterable[FoldedPiece]) -> Folded:
         """Put segments in the place of the segments from index `first_replaced` on and of the first `entries` of the tail.
@@ -229,6 +234,13 @@ class History:
                 self._stretches[self._stretched] = Stretch(entries, self._seen)
                 self._stretched, self._seen_bytes = self._seen, 0
         return self._stretches
+
+    def question(self) -> bytes:
+        """Return the framed SyncStep1 that asks for what is not known, made once for all who are asked at this head."""
+        if self._question_at != self.head:
+            self._question = frame(sync_step1(encode_state_vector(self.known.clocks)))
+            self._question_at = self.head
+        return self._question
 
     def deletes_end(self) -> int:
         """Return the position before which an answer may leave deletes out: `deletes_frame`, which ends it, will hold them."""

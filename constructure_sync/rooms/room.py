@@ -41,7 +41,6 @@ from constructure_sync.protocol.closes import (
 from constructure_sync.protocol.framing import frame
 from constructure_sync.protocol.known import ClosedPart
 from constructure_sync.protocol.messages import awareness_message
-from constructure_sync.protocol.state_vector import encode_state_vector
 from constructure_sync.replica.jobs import FoldedPiece, close_update, fold
 from constructure_sync.replica.pool import WorkerFailed
 from constructure_sync.rooms.connection import Connection, Member
@@ -142,10 +141,6 @@ class Room:
     def log_head(self) -> Head:
         """The newest place in the log that the room knows of."""
         return self._follower.place.newest
-
-    def state_vector(self) -> bytes:
-        """Return what the room has, encoded for a SyncStep1."""
-        return encode_state_vector(self.history.known.clocks)
 
     # ------------------------------------------------------------------ coming and going
 
@@ -356,7 +351,10 @@ class Room:
 
     def saved(self, append: Append, result: Appended) -> None:
         """These updates are on disk: give the receipts that waited for them, and tell the other instances (design §3 step 6)."""
-        self._publish(append, result)
+        updates = tuple([update.payload for update in append.updates])
+        saved = Saved(result.first, result.last, append.commit, result.previous, updates)
+        self._services.bus.publish(self.document_id, saved)
+        self._services.on_saved(self.document_id, result.first, updates)
         if self.is_discarded:
             return
         if append is self._in_flight:
@@ -368,15 +366,9 @@ class Room:
         self._follower.own(result, append.commit)
         if self._outbox:
             self._services.log_writer.wake(self, 0)
-        self._services.on_saved(self.document_id)
         self._fold_if_due()
         if not self.connections:
             self._owner.emptied(self)
-
-    def _publish(self, append: Append, result: Appended) -> None:
-        updates = tuple([update.payload for update in append.updates])
-        saved = Saved(result.first, result.last, append.commit, result.previous, updates)
-        self._services.bus.publish(self.document_id, saved)
 
     def _give_receipts(self) -> None:
         position = self.saved_to
@@ -511,8 +503,10 @@ class Room:
         except WorkerFailed as error:
             # The tail stays as it is: larger than it need be, and right.
             _log.error("fold_failed", document=str(self.document_id), error=repr(error))
+            return
         finally:
             self._is_folding = False
+        self._fold_if_due()  # what was saved meanwhile: perhaps nothing else comes that asks for it
 
     def _put_fold(self, first_replaced: int, entries: int, merged: list[FoldedPiece]) -> None:
         folded = self.history.fold(first_replaced, entries, merged)

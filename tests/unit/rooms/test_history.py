@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from constructure_sync.protocol.framing import frame
 from constructure_sync.protocol.known import Known
+from constructure_sync.protocol.messages import sync_step1
 from constructure_sync.replica.jobs import fold
 from constructure_sync.rooms.history import History, covers
 from tests.unit.rooms.bench import edits
@@ -149,3 +151,13 @@ def test_the_frame_of_all_deletes_is_kept_while_few_updates_follow() -> None:
     history.mark_saved(10)
     history.fold(0, 10, fold(updates[:10], 10_000))
     assert history.deletes_end() == history.head == 200
+
+
+def test_the_question_is_made_once_until_more_is_known() -> None:
+    updates = edits(2)
+    history = history_of(updates[:1], saved=0)
+    question = history.question()
+    assert question == frame(sync_step1(b"\x01\x07\x01"))
+    assert history.question() is question
+    history.append(history.known.close(updates[1]), 1, None, 0.0)
+    assert history.question() == frame(sync_step1(b"\x01\x07\x02"))
