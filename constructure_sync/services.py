@@ -135,7 +135,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             stranded=database.stranded,
             budget=budget,
             randomness=randomness,
-            on_saved=deriver.changed,
+            on_saved=deriver.saved,
         )
         retention = settings.raw_row_retention_days * 86_400
         compaction = CompactionLimits(segment_bytes=settings.segment_bytes, raw_rows_seconds=retention)

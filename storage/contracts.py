@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from schemas.ids import CommitId, DocumentId, Seq, UserId
 
@@ -15,8 +15,7 @@ class StorageUnavailable(StorageError):
     """The database cannot be reached, is full, locked or failing: nothing was decided, try again later."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewUpdate:
+class NewUpdate(NamedTuple):
     """One accepted update on its way into the log. user_id: who sent it; None: the server itself."""
 
     payload: bytes
@@ -93,8 +92,9 @@ class Gone:
 AppendResult = Appended | Diverged | Gone
 
 
-@dataclass(frozen=True, slots=True)
-class StoredUpdate:
+class StoredUpdate(NamedTuple):
+    """One update of a log, as it was taken."""
+
     seq: Seq
     payload: bytes
 

@@ -351,10 +351,7 @@ class Room:
 
     def saved(self, append: Append, result: Appended) -> None:
         """These updates are on disk: give the receipts that waited for them, and tell the other instances (design §3 step 6)."""
-        updates = tuple([update.payload for update in append.updates])
-        saved = Saved(result.first, result.last, append.commit, result.previous, updates)
-        self._services.bus.publish(self.document_id, saved)
-        self._services.on_saved(self.document_id, result.first, updates)
+        self._publish(append, result)
         if self.is_discarded:
             return
         if append is self._in_flight:
@@ -369,6 +366,12 @@ class Room:
         self._fold_if_due()
         if not self.connections:
             self._owner.emptied(self)
+
+    def _publish(self, append: Append, result: Appended) -> None:
+        updates = tuple([update.payload for update in append.updates])
+        saved = Saved(result.first, result.last, append.commit, result.previous, updates)
+        self._services.bus.publish(self.document_id, saved)
+        self._services.on_saved(self.document_id, result.first, updates)
 
     def _give_receipts(self) -> None:
         position = self.saved_to

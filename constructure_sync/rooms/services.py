@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from constructure_sync.bus.contracts import Bus
 from constructure_sync.persistence.log_writer import LogWriter
 from constructure_sync.replica.pool import Workers
 from constructure_sync.rooms.limits import RoomLimits
-from schemas.ids import DocumentId
+from schemas.ids import DocumentId, Seq
 from storage.contracts import StrandedChanges, UpdateLog
 
 _HEALS_AT_ONCE = 2
@@ -37,7 +37,7 @@ class Budget:
 class RoomServices:
     """The collaborators of every room.
 
-    workers: for what a client waits for; background: for what nobody does. on_saved: told whenever more of a document is saved;
+    workers: for what a client waits for; background: for what nobody does. on_saved: told of all that is saved, with its first Seq;
     heals: how many heal at once.
     """
 
@@ -51,5 +51,5 @@ class RoomServices:
     stranded: StrandedChanges
     budget: Budget
     randomness: random.Random
-    on_saved: Callable[[DocumentId], None] = lambda document_id: None
+    on_saved: Callable[[DocumentId, Seq, Sequence[bytes]], None] = lambda document_id, first, updates: None
     heals: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_HEALS_AT_ONCE))

@@ -299,6 +299,24 @@ def test_R4_folding_while_a_connection_is_behind_loses_nothing() -> None:
     on_bench(body, RoomLimits(segment_bytes=300, fold_entries=5))
 
 
+def test_what_is_saved_during_a_fold_is_folded_after_it_a_part_at_a_time() -> None:
+    async def body(bench: Bench) -> None:
+        bench.workers.delay = 5.0
+        room = await bench.room()
+        writer, _ = bench.join(room)
+        updates = edits(60)
+        live(writer, *updates[:8])
+        await settle()
+        live(writer, *updates[8:])
+        await asyncio.sleep(60)
+        assert len(room.history.tail) < 8
+        _, socket = bench.join(room)
+        await settle()
+        assert known_of(socket.updates()) == {7: 60}
+
+    on_bench(body, RoomLimits(segment_bytes=200, fold_entries=8))
+
+
 def test_a_fold_whose_worker_failed_is_done_later() -> None:
     async def body(bench: Bench) -> None:
         bench.workers.failures = 1
@@ -311,7 +329,7 @@ def test_a_fold_whose_worker_failed_is_done_later() -> None:
         live(writer, *updates[6:])
         await settle()
         assert room.history.segments
-        assert room.history.tail_start == 12
+        assert room.history.tail_start == 10  # five at a time
         assert not room.is_discarded
 
     on_bench(body, RoomLimits(fold_entries=5))
