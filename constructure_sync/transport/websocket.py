@@ -165,7 +165,11 @@ class WebSocket(asyncio.BufferedProtocol):
         if parser is None:
             parser = self._parsers.shared
             parser.listener.socket = self
-        parser.buffer_updated(nbytes)
+        try:
+            parser.buffer_updated(nbytes)
+        except BaseException:  # no memory, or a panic below: the parser may have kept bytes of this socket
+            self._end_parsing()
+            raise
         if self.unframed or self._parser is not None:
             self._after_part(parser)
 
@@ -210,10 +214,11 @@ class WebSocket(asyncio.BufferedProtocol):
     def _take_other_frame(self, frame: WSFrame) -> None:
         """Everything but a whole binary message within its limit."""
         kind = frame.msg_type
+        if kind is _CLOSE:
+            self._end_parsing()
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self.close(closes.PROTOCOL_ERROR, "reserved bits without an extension")
         elif kind is _CLOSE:
-            self._end_parsing()
             self._take_close(_close_payload_code(frame.get_payload_as_bytes()))
         elif self._closing:
             return

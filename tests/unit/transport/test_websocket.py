@@ -396,10 +396,11 @@ async def test_parts_of_frames_of_several_sockets_are_kept_apart() -> None:
     [
         (client_frame(CLOSE, close_payload(1001)), 1001),
         (client_frame(CLOSE, close_payload(1000)) * 2, 1002),
+        (client_frame(CLOSE, close_payload(1000), rsv=4), 1002),
         (client_frame(3, b"a"), 1002),
         (client_frame(BINARY, bytes(2 << 20)), 4413),
     ],
-    ids=["close", "two closes", "broken", "too large"],
+    ids=["close", "two closes", "close with a reserved bit", "broken", "too large"],
 )
 @on_both_loops
 async def test_the_end_of_a_socket_concerns_no_other(end: bytes, code: int) -> None:
@@ -413,6 +414,29 @@ async def test_the_end_of_a_socket_concerns_no_other(end: bytes, code: int) -> N
             assert [await other.frame(), await other.frame()] == [(BINARY, b"a"), (PONG, b"p")]
         await other.send(client_frame(CLOSE, close_payload(1000)))
         assert await other.close_code() == 1000
+
+
+class Panic(BaseException):
+    """What native code may raise past everything that catches exceptions."""
+
+
+@on_both_loops
+async def test_a_panic_leaves_no_bytes_of_its_socket_to_another() -> None:
+    def panic(_: bytes) -> None:
+        raise Panic
+
+    async with serving() as stage:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context.get("exception")))
+        other = await stage.connect()
+        client = await stage.connect()
+        stage.connection.on_message = panic
+        await client.send(client_frame(BINARY, b"a") * 3 + client_frame(BINARY, b"cut")[:-1])
+        assert await client.at_end()
+        assert [type(exception) for exception in reported] == [Panic]
+        await other.send(client_frame(BINARY, b"its own"))
+        assert await other.frame() == (BINARY, b"its own")
+        assert stage.connections[0].messages == [b"its own"]
 
 
 @on_both_loops
