@@ -5,15 +5,19 @@ the rest pending. A history in which every update was cut to its *closed part* l
 """
 
 from array import array
+from typing import Final
 
 from constructure_sync.protocol.closed_part import ClosedPart, Run, Summary
 from constructure_sync.protocol.closing import Closing, pack
 from constructure_sync.protocol.id_ranges import IdRanges, Range
-from constructure_sync.protocol.readers import close_short, read_update
+from constructure_sync.protocol.readers import close_short, close_whole, read_update
 from constructure_sync.protocol.short_updates import MAX_BYTES
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits
 
 __all__ = ["ClosedPart", "Known", "Summary", "UpdateLimits"]
+
+MAX_WHOLE_BYTES: Final = 65_536
+"""Longer updates go the general way at once: there the first reading would cost more than it may save."""
 
 
 class Known:
@@ -38,6 +42,10 @@ class Known:
         """
         if len(update) <= MAX_BYTES:
             part = close_short(update, self.clocks, self.nesting, self.deletes, limits)
+            if part is not None:
+                return part
+        if close_whole is not None and len(update) <= MAX_WHOLE_BYTES:
+            part = close_whole(update, self.clocks, self.nesting, self.deletes, limits)
             if part is not None:
                 return part
         return self.close_fully(update, limits)

@@ -1,6 +1,6 @@
 """The readers of updates in use: compiled ones where they could be built, otherwise the same functions in Python.
 
-Both give the same for the same bytes. CONSTRUCTURE_PURE_PYTHON=1 keeps to Python.
+All give the same for the same bytes. CONSTRUCTURE_PURE_PYTHON=1 keeps to Python.
 """
 
 import os
@@ -13,7 +13,8 @@ from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.id_ranges import IdRanges
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, ParsedUpdate, UpdateLimits
 
-CloseShort = Callable[[bytes, dict[int, int], dict[int, "array[int]"], IdRanges, UpdateLimits], ClosedPart | None]
+Close = Callable[[bytes, dict[int, int], dict[int, "array[int]"], IdRanges, UpdateLimits], ClosedPart | None]
+"""Gives the closed part of an update of the shapes that it knows; None: take the general way."""
 
 
 class ReadUpdate(Protocol):
@@ -26,7 +27,10 @@ class Compiled(Protocol):
     """The extension module."""
 
     @property
-    def close_short(self) -> CloseShort: ...
+    def close_short(self) -> Close: ...
+
+    @property
+    def close_whole(self) -> Close: ...
 
     @property
     def read_update(self) -> ReadUpdate: ...
@@ -45,5 +49,10 @@ def _compiled() -> Compiled | None:
 
 _native = _compiled()
 IMPLEMENTATION: Final[Literal["compiled", "python"]] = "python" if _native is None else "compiled"
-close_short: CloseShort = short_updates.close_short if _native is None else _native.close_short
+close_short: Close = short_updates.close_short if _native is None else _native.close_short
 read_update: ReadUpdate = update_reader.read_update if _native is None else _native.read_update
+close_whole: Close | None = None if _native is None else _native.close_whole
+"""What `closing` gives, for updates of which all structs are new and refer to nothing that comes later.
+
+In Python that would be the general way once more, so it is compiled only.
+"""

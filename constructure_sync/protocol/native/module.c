@@ -2,12 +2,11 @@
 
 #include "module.h"
 
-#include <stdbool.h>
-
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef functions[] = {
     FUNCTION(close_short),
+    FUNCTION(close_whole),
     FUNCTION(read_update),
     {NULL, NULL, 0, NULL},
 };
@@ -40,14 +39,18 @@ static int fill_state(PyObject *module)
                      find(&state->struct_type, reader, "Struct") && find(&state->section, reader, "Section") &&
                      find(&state->parsed_update, reader, "ParsedUpdate") &&
                      find(&state->default_limits, reader, "DEFAULT_LIMITS") &&
-                     find(&state->read_update, reader, "read_update") && find(&state->check_json, reader, "check_json");
+                     find(&state->read_update, reader, "read_update") && find(&state->check_json, reader, "check_json") &&
+                     find(&state->write_update, "constructure_sync.protocol.update_cut", "write_update") &&
+                     find(&state->nothing, "constructure_sync.protocol.closed_part", "nothing") &&
+                     find(&state->id_ranges, "constructure_sync.protocol.id_ranges", "IdRanges");
     return is_filled ? 0 : -1;
 }
 
 /* Every object of the state, so that none is forgotten by one of the two below. */
 #define FOR_EACH_OBJECT(DO)                                                                                           \
     DO(closed_part) DO(bounds) DO(max_depth) DO(max_any_depth) DO(max_delete_ranges) DO(struct_type) DO(section)       \
-    DO(parsed_update) DO(default_limits) DO(read_update) DO(check_json) DO(limits_seen)
+    DO(parsed_update) DO(default_limits) DO(read_update) DO(check_json) DO(write_update) DO(nothing)               \
+    DO(id_ranges) DO(limits_seen)
 
 static int traverse_state(PyObject *module, visitproc visit, void *arg)
 {

@@ -10,11 +10,12 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdbool.h>
 
-/* Limits of one update, see `update_reader.UpdateLimits`; those that reading alone needs. */
+/* Limits of one update, see `update_reader.UpdateLimits`. */
 typedef struct {
-    uint64_t max_structs, max_clients, max_delete_ranges, max_subdocs, max_any_depth;
-} ReadingLimits;
+    uint64_t max_structs, max_clients, max_delete_ranges, max_subdocs, max_depth, max_any_depth;
+} Limits;
 
 /* Objects of Python that the functions need, found once when the module is imported. Owned by the module. */
 typedef struct {
@@ -27,13 +28,20 @@ typedef struct {
     PyObject *section;
     PyObject *parsed_update;
     PyObject *default_limits;
-    PyObject *read_update; /* the function in Python */
+    PyObject *read_update; /* functions in Python, and a class */
     PyObject *check_json;
-    PyObject *limits_seen; /* by `read_update`, the last ones; NULL at first */
-    ReadingLimits limits;  /* what they hold */
+    PyObject *write_update;
+    PyObject *nothing;
+    PyObject *id_ranges;
+    PyObject *limits_seen; /* by `take_limits`, the last ones; NULL at first */
+    Limits limits;  /* what they hold */
 } State;
 
+/* Hold the limits in the state; false: they are beyond what is followed here, or none at all. */
+bool take_limits(State *state, PyObject *limits);
+
 PyObject *close_short(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *close_whole(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *read_update(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 #endif

@@ -9,8 +9,6 @@
 #include "module.h"
 #include "reader.h"
 
-enum { ANY_OBJECT = 118 };
-
 /* The section that is being read. */
 typedef struct {
     uint64_t client;
@@ -41,86 +39,28 @@ typedef struct {
 typedef struct {
     const State *state;
     Reader reader;
-    ReadingLimits limits;
+    Limits limits;
     uint64_t structs, subdocs; /* read until now */
 } Reading;
 
 /* --- Content ------------------------------------------------------------------------------------------------------ */
 
-static bool is_word(const uint8_t *text, size_t length, const char *word)
-{
-    return length == strlen(word) && memcmp(text, word, length) == 0;
-}
-
-/* Whether well-formed UTF-8 is, at a glance, one of the JSON texts that formats mostly have: true, false, null or a
- * string without escapes. */
-static bool is_plain_json(const uint8_t *text, size_t length)
-{
-    if (length < 2 || text[0] != '"' || text[length - 1] != '"')
-        return is_word(text, length, "true") || is_word(text, length, "false") || is_word(text, length, "null");
-    for (size_t place = 1; place < length - 1; place++)
-        if (text[place] < ' ' || text[place] == '"' || text[place] == '\\')
-            return false;
-    return true;
-}
-
-/* The JSON of a ContentEmbed or ContentFormat; what is not plain is for `update_reader.check_json` to judge. */
-static bool read_json(Reading *reading)
-{
-    Reader *reader = &reading->reader;
-    size_t start, length;
-    uint64_t units;
-    if (!read_slice(reader, &start, &length) || !utf16_length(reader->data + start, length, &units))
-        return false;
-    if (is_plain_json(reader->data + start, length))
-        return true;
-    PyObject *verdict = PyObject_CallFunction(reading->state->check_json, "s#K", reader->data + start,
-                                              (Py_ssize_t)length, (unsigned long long)reading->limits.max_any_depth);
-    Py_XDECREF(verdict);
-    return verdict != NULL;
-}
-
-/* The options of a ContentDoc are an object. */
-static bool read_doc(Reading *reading)
-{
-    Reader *reader = &reading->reader;
-    if (!skip_string(reader) || bytes_left(reader) == 0 || reader->data[reader->position] != ANY_OBJECT)
-        return false;
-    reading->subdocs++;
-    return skip_any(reader, reading->limits.max_any_depth);
-}
-
-/* The length of a GC, Skip or ContentDeleted. */
-static bool read_bare_length(Reader *reader, uint64_t *length)
-{
-    return read_var_uint(reader, length) && *length > 0;
-}
-
 /* The content of an item, and its length in clocks. */
 static bool read_content(Reading *reading, int kind, uint64_t *length)
 {
     Reader *reader = &reading->reader;
-    *length = 1;
-    switch (kind) {
-    case DELETED:
-        return read_bare_length(reader, length);
-    case BINARY:
-        return skip_slice(reader);
-    case STRING:
-        return read_string_content(reader, length);
-    case EMBED:
-        return read_json(reading);
-    case FORMAT:
-        return skip_string(reader) && read_json(reading);
-    case TYPE:
-        return read_type_content(reader, length);
-    case ANY:
-        return read_any_content(reader, reading->limits.max_any_depth, length);
-    case DOC:
-        return read_doc(reading);
-    default:
+    Content content;
+    if (!read_item_content(reader, kind, reading->limits.max_any_depth, &content))
         return false;
-    }
+    *length = content.length;
+    reading->subdocs += kind == DOC;
+    if (!content.has_json)
+        return true;
+    PyObject *verdict =
+        PyObject_CallFunction(reading->state->check_json, "s#K", reader->data + content.json_start,
+                              (Py_ssize_t)content.json_size, (unsigned long long)reading->limits.max_any_depth);
+    Py_XDECREF(verdict);
+    return verdict != NULL;
 }
 
 /* --- Structs ------------------------------------------------------------------------------------------------------ */
@@ -406,11 +346,11 @@ static bool read_limit(PyObject *limits, const char *name, uint64_t *limit)
 }
 
 /* Read the limits; false when they are beyond what is followed here. */
-static bool read_limits(PyObject *limits, ReadingLimits *read)
+static bool read_limits(PyObject *limits, Limits *read)
 {
     if (read_limit(limits, "max_structs", &read->max_structs) && read_limit(limits, "max_clients", &read->max_clients) &&
         read_limit(limits, "max_delete_ranges", &read->max_delete_ranges) &&
-        read_limit(limits, "max_subdocs", &read->max_subdocs) &&
+        read_limit(limits, "max_subdocs", &read->max_subdocs) && read_limit(limits, "max_depth", &read->max_depth) &&
         read_limit(limits, "max_any_depth", &read->max_any_depth))
         return read->max_any_depth <= DEEPEST_ANY;
     PyErr_Clear();
@@ -418,9 +358,9 @@ static bool read_limits(PyObject *limits, ReadingLimits *read)
 }
 
 /* Limits never change, and nearly every call comes with those of the one before: they are read when others come. */
-static bool take_limits(State *state, PyObject *limits)
+bool take_limits(State *state, PyObject *limits)
 {
-    ReadingLimits read;
+    Limits read;
     if (limits == state->limits_seen)
         return true;
     if (!read_limits(limits, &read))

@@ -21,7 +21,7 @@
 enum { GC = 0, DELETED = 1, BINARY = 3, STRING = 4, EMBED = 5, FORMAT = 6, TYPE = 7, ANY = 8, DOC = 9, SKIP = 10 };
 enum { HAS_ORIGIN = 0x80, HAS_RIGHT_ORIGIN = 0x40, HAS_PARENT_KEY = 0x20, REFERENCE = 0x1F };
 
-enum { TYPE_REFERENCES = 7, XML_ELEMENT = 3, XML_HOOK = 5 };
+enum { TYPE_REFERENCES = 7, XML_ELEMENT = 3, XML_HOOK = 5, ANY_OBJECT = 118 };
 
 typedef struct {
     const uint8_t *data;
@@ -258,6 +258,83 @@ static inline bool read_any_content(Reader *reader, uint64_t max_any_depth, uint
         if (!skip_any(reader, max_any_depth))
             return false;
     return true;
+}
+
+/* The length of a GC, Skip or ContentDeleted. */
+static inline bool read_bare_length(Reader *reader, uint64_t *length)
+{
+    return read_var_uint(reader, length) && *length > 0;
+}
+
+static inline bool is_word(const uint8_t *text, size_t length, const char *word)
+{
+    return length == strlen(word) && memcmp(text, word, length) == 0;
+}
+
+/* Whether well-formed UTF-8 is, at a glance, one of the JSON texts that formats mostly have: true, false, null or a
+ * string without escapes. */
+static inline bool is_plain_json(const uint8_t *text, size_t length)
+{
+    if (length < 2 || text[0] != '"' || text[length - 1] != '"')
+        return is_word(text, length, "true") || is_word(text, length, "false") || is_word(text, length, "null");
+    for (size_t place = 1; place < length - 1; place++)
+        if (text[place] < ' ' || text[place] == '"' || text[place] == '\\')
+            return false;
+    return true;
+}
+
+/* What is told of the content of an item. */
+typedef struct {
+    uint64_t length; /* in clocks */
+    bool has_json;   /* a text that is left for `update_reader.check_json` to judge */
+    size_t json_start, json_size;
+} Content;
+
+/* The JSON of a ContentEmbed or ContentFormat. */
+static inline bool read_json(Reader *reader, Content *content)
+{
+    uint64_t units;
+    if (!read_slice(reader, &content->json_start, &content->json_size))
+        return false;
+    const uint8_t *text = reader->data + content->json_start;
+    if (!utf16_length(text, content->json_size, &units))
+        return false;
+    content->has_json = !is_plain_json(text, content->json_size);
+    return true;
+}
+
+/* The options of a ContentDoc are an object. */
+static inline bool read_doc(Reader *reader, uint64_t max_any_depth)
+{
+    if (!skip_string(reader) || bytes_left(reader) == 0 || reader->data[reader->position] != ANY_OBJECT)
+        return false;
+    return skip_any(reader, max_any_depth);
+}
+
+/* The content of an item, but for the grammar of its JSON. */
+static inline bool read_item_content(Reader *reader, int kind, uint64_t max_any_depth, Content *content)
+{
+    *content = (Content){.length = 1};
+    switch (kind) {
+    case DELETED:
+        return read_bare_length(reader, &content->length);
+    case BINARY:
+        return skip_slice(reader);
+    case STRING:
+        return read_string_content(reader, &content->length);
+    case EMBED:
+        return read_json(reader, content);
+    case FORMAT:
+        return skip_string(reader) && read_json(reader, content);
+    case TYPE:
+        return read_type_content(reader, &content->length);
+    case ANY:
+        return read_any_content(reader, max_any_depth, &content->length);
+    case DOC:
+        return read_doc(reader, max_any_depth);
+    default:
+        return false;
+    }
 }
 
 #endif

@@ -4,27 +4,7 @@
  * None, which sends the update the general way.
  */
 
-#include "module.h"
-#include "reader.h"
-
-/* A result together with what may come instead of one. */
-typedef enum {
-    RAISED = -1, /* a Python exception is set */
-    OTHER = 0,   /* no shape that is known here: the general way decides */
-    TAKEN = 1,
-} Outcome;
-
-/* What is known of the document, and the limits of one update. The objects are borrowed, but for `bounds`. */
-typedef struct {
-    PyObject *clocks;  /* per client the first clock that is not known */
-    PyObject *nesting; /* per client an array of runs, see `closing.pack` */
-    PyObject *bounds;  /* per client an array of the bounds of what is deleted, see `IdRanges` */
-    uint64_t max_depth, max_any_depth, max_delete_ranges;
-} Known;
-
-typedef struct {
-    uint64_t client, clock;
-} Id;
+#include "closing.h"
 
 /* The most delete ranges that are read here: their count is one byte. */
 enum { MOST_RANGES = 0x7F };
@@ -40,77 +20,7 @@ typedef struct {
     } ranges[MOST_RANGES];
 } Short;
 
-/* The numbers of an `array('Q')`, which nobody changes until `release`. */
-typedef struct {
-    Py_buffer view;
-    const uint64_t *numbers;
-    size_t count;
-} Numbers;
-
-/* The depth of what no longer hangs anywhere, and the bit of what may be a parent: `closing.GONE`, `MAY_BE_PARENT`. */
-enum { GONE_DEPTH = 0, MAY_BE_PARENT = 1 };
-
-/* --- What is known ------------------------------------------------------------------------------------------------ */
-
-/* The entry of a client in a dictionary, borrowed; NULL when there is none or an exception is set. */
-static PyObject *entry_of(PyObject *dictionary, uint64_t client)
-{
-    PyObject *key = PyLong_FromUnsignedLongLong(client);
-    if (key == NULL)
-        return NULL;
-    PyObject *entry = PyDict_GetItemWithError(dictionary, key);
-    Py_DECREF(key);
-    return entry;
-}
-
-static Outcome first_unknown_clock(const Known *known, uint64_t client, uint64_t *clock)
-{
-    PyObject *entry = entry_of(known->clocks, client);
-    *clock = 0;
-    if (entry != NULL)
-        *clock = PyLong_AsUnsignedLongLong(entry);
-    return PyErr_Occurred() ? RAISED : TAKEN;
-}
-
-/* Look into the array of a client; OTHER: it has none. After TAKEN `release` is due. */
-static Outcome look_into(PyObject *dictionary, uint64_t client, Numbers *numbers)
-{
-    PyObject *entry = entry_of(dictionary, client);
-    if (entry == NULL)
-        return PyErr_Occurred() ? RAISED : OTHER;
-    if (PyObject_GetBuffer(entry, &numbers->view, PyBUF_ND | PyBUF_FORMAT) < 0)
-        return RAISED;
-    const Py_buffer *view = &numbers->view;
-    /* An empty array lies nowhere in particular. */
-    bool is_aligned = view->len == 0 || (uintptr_t)view->buf % _Alignof(uint64_t) == 0;
-    if (view->format == NULL || strcmp(view->format, "Q") != 0 || view->itemsize != sizeof(uint64_t) || !is_aligned) {
-        PyBuffer_Release(&numbers->view);
-        PyErr_SetString(PyExc_TypeError, "an array of 'Q' is needed");
-        return RAISED;
-    }
-    numbers->numbers = view->len == 0 ? NULL : view->buf;
-    numbers->count = (size_t)view->len / sizeof(uint64_t);
-    return TAKEN;
-}
-
-static void release(Numbers *numbers)
-{
-    PyBuffer_Release(&numbers->view);
-}
-
-/* How many of the sorted numbers are at most `limit`: `bisect_right`. */
-static size_t count_up_to(const Numbers *sorted, uint64_t limit)
-{
-    size_t low = 0, high = sorted->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (sorted->numbers[middle] <= limit)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
+/* --- The item ----------------------------------------------------------------------------------------------------- */
 
 /* The nesting of the struct that a reference means; OTHER: it is not there. */
 static Outcome nesting_of_id(const Known *known, Id id, uint64_t *nesting)
@@ -130,20 +40,6 @@ static Outcome nesting_of_id(const Known *known, Id id, uint64_t *nesting)
         *nesting = runs.numbers[place - 1] & 0xFFFF;
     release(&runs);
     return place > 0 ? TAKEN : OTHER;
-}
-
-/* Whether nothing between start and stop is deleted; the place of a clock in the bounds is odd inside a range. */
-static bool is_disjoint(const Numbers *bounds, uint64_t start, uint64_t stop)
-{
-    size_t place = count_up_to(bounds, start);
-    return place % 2 == 0 && (place == bounds->count || stop <= bounds->numbers[place]);
-}
-
-/* --- The item ----------------------------------------------------------------------------------------------------- */
-
-static bool read_id(Reader *reader, Id *id)
-{
-    return read_var_uint(reader, &id->client) && read_var_uint(reader, &id->clock);
 }
 
 static Outcome depth_of_id(const Known *known, Reader *reader, uint64_t *depth)
@@ -207,7 +103,7 @@ static bool read_content(const Known *known, Reader *reader, int kind, uint64_t 
     case TYPE:
         return read_type_content(reader, length);
     case ANY:
-        return read_any_content(reader, known->max_any_depth, length);
+        return read_any_content(reader, known->limits.max_any_depth, length);
     default:
         return false;
     }
@@ -234,7 +130,7 @@ static Outcome read_item(const Known *known, Reader *reader, Short *read)
     if (outcome != TAKEN)
         return outcome;
     int kind = info & REFERENCE;
-    if (depth > known->max_depth || !read_content(known, reader, kind, &length) || id.clock + length > MAX_CLOCK)
+    if (depth > known->limits.max_depth || !read_content(known, reader, kind, &length) || id.clock + length > MAX_CLOCK)
         return OTHER;
     read->has_item = true;
     read->client = id.client;
@@ -292,7 +188,7 @@ static Outcome read_deletes(const Known *known, Reader *reader, Short *read)
     if (owners == 1) {
         if (!read_var_uint(reader, &read->owner) || !read_byte(reader, &count))
             return OTHER;
-        if (count == 0 || count > MOST_RANGES || count > known->max_delete_ranges)
+        if (count == 0 || count > MOST_RANGES || count > known->limits.max_delete_ranges)
             return OTHER;
         read->range_count = count;
         outcome = read_ranges_of(known, reader, read);
@@ -317,24 +213,6 @@ static Outcome read_short(const Known *known, Reader *reader, Short *read)
 }
 
 /* --- The part ----------------------------------------------------------------------------------------------------- */
-
-static PyObject *tuple_of(const uint64_t *numbers, Py_ssize_t count)
-{
-    PyObject *tuple = PyTuple_New(count);
-    if (tuple == NULL)
-        return NULL;
-    for (Py_ssize_t place = 0; place < count; place++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(numbers[place]);
-        if (number == NULL) {
-            Py_DECREF(tuple);
-            return NULL;
-        }
-        PyTuple_SET_ITEM(tuple, place, number);
-    }
-    /* What can be in no cycle need not be looked at by the garbage collector, which would find out and do the same. */
-    PyObject_GC_UnTrack(tuple);
-    return tuple;
-}
 
 /* A tuple that holds one tuple of the numbers; without numbers an empty one. */
 static PyObject *tuple_around(const uint64_t *numbers, Py_ssize_t count)
@@ -370,32 +248,17 @@ static PyObject *tuple_of_deletes(const Short *read)
     return tuple;
 }
 
-/* The named tuple, made as it makes itself: an instance of its class with the fields in order. */
-static PyObject *make_part(const State *state, PyObject *update, const Short *read)
+static PyObject *part_of(const State *state, PyObject *update, const Short *read)
 {
-    PyTypeObject *type = (PyTypeObject *)state->closed_part;
     const uint64_t run[] = {read->client, read->clock, read->end, read->nesting};
-    PyObject *fields[] = {
+    PyObject *fields[PART_FIELDS] = {
         Py_NewRef(update),
         tuple_around(run, read->has_item ? 3 : 0), /* a range is a run without its nesting */
         tuple_of_deletes(read),
         tuple_around(run, read->has_item ? 4 : 0),
         PyTuple_New(0),
     };
-    const Py_ssize_t count = sizeof fields / sizeof *fields;
-    bool is_whole = true;
-    for (Py_ssize_t place = 0; place < count; place++)
-        is_whole = is_whole && fields[place] != NULL;
-    PyObject *part = is_whole ? type->tp_alloc(type, count) : NULL;
-    if (part == NULL) {
-        for (Py_ssize_t place = 0; place < count; place++)
-            Py_XDECREF(fields[place]);
-        return NULL;
-    }
-    for (Py_ssize_t place = 0; place < count; place++)
-        PyTuple_SET_ITEM(part, place, fields[place]);
-    PyObject_GC_UnTrack(part);
-    return part;
+    return make_part(state, fields);
 }
 
 /* --- The function ------------------------------------------------------------------------------------------------- */
@@ -420,12 +283,12 @@ static bool read_arguments(const State *state, PyObject *const *arguments, Py_ss
     known->clocks = arguments[1];
     known->nesting = arguments[2];
     PyObject *limits = arguments[4];
-    if (!read_limit(limits, state->max_depth, &known->max_depth) ||
-        !read_limit(limits, state->max_any_depth, &known->max_any_depth) ||
-        !read_limit(limits, state->max_delete_ranges, &known->max_delete_ranges))
+    if (!read_limit(limits, state->max_depth, &known->limits.max_depth) ||
+        !read_limit(limits, state->max_any_depth, &known->limits.max_any_depth) ||
+        !read_limit(limits, state->max_delete_ranges, &known->limits.max_delete_ranges))
         return false;
-    if (known->max_any_depth > DEEPEST_ANY)
-        known->max_any_depth = DEEPEST_ANY;
+    if (known->limits.max_any_depth > DEEPEST_ANY)
+        known->limits.max_any_depth = DEEPEST_ANY;
     known->bounds = PyObject_GetAttr(arguments[3], state->bounds);
     if (known->bounds != NULL && !PyDict_Check(known->bounds)) {
         Py_CLEAR(known->bounds);
@@ -447,7 +310,7 @@ PyObject *close_short(PyObject *module, PyObject *const *arguments, Py_ssize_t c
     Py_DECREF(known.bounds);
     switch (outcome) {
     case TAKEN:
-        return make_part(state, update, &read);
+        return part_of(state, update, &read);
     case OTHER:
         Py_RETURN_NONE;
     default:

@@ -25,6 +25,7 @@ def _readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     is_compiled = request.param == "compiled"
     closer, reader = (compiled(), compiled()) if is_compiled else (short_updates, update_reader)
     monkeypatch.setattr(known_module, "close_short", closer.close_short)
+    monkeypatch.setattr(known_module, "close_whole", compiled().close_whole if is_compiled else None)
     monkeypatch.setattr(known_module, "read_update", reader.read_update)
 
 

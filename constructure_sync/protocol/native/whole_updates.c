@@ -1,0 +1,529 @@
+/* A fast way through `protocol/closing.py`, compiled: the closed part of an update of which all structs are new, follow on
+ * what is known, and refer only to what is known or stands before them.
+ *
+ * That is nearly everything that stock clients send: a transaction of several items, an afternoon's work of a client that
+ * was offline. What is given is the same as the general way gives; None sends the update there: what must wait for
+ * something, or is known in part, or is malformed. One pass in the order of the bytes; its memory is in proportion to what
+ * was read.
+ */
+
+#include "closing.h"
+
+enum {
+    MOST_AUTHORS = 32,     /* clients that one update may refer to here */
+    DEEPEST_DEPTH = 0x7FFF /* a nesting has 16 bits */
+};
+
+/* A stretch of the clocks of one client; or, without one, of the bytes. */
+typedef struct {
+    uint64_t client, start, end;
+    uint64_t nesting;
+} Span;
+
+typedef struct {
+    Span *spans;
+    size_t count, room;
+} Spans;
+
+/* A client that has a section or is referred to. */
+typedef struct {
+    uint64_t client;
+    uint64_t known;   /* the first clock that was not known before */
+    uint64_t reached; /* the first clock that neither was known nor has been read */
+    bool has_runs;
+    Numbers runs;            /* of what was known */
+    bool has_section;        /* and then its runs are those below in `Closing.runs` */
+    size_t first, run_count;
+} Author;
+
+/* The section of a client as it lies in the update. */
+typedef struct {
+    const Author *author;
+    uint64_t count;     /* of structs */
+    size_t start, stop; /* of the bytes of its structs */
+} Section;
+
+/* One update being closed. */
+typedef struct {
+    State *state;
+    Reader reader;
+    Known known;
+    uint64_t structs, subdocs, ranges; /* read until now */
+    bool is_whole;                     /* nothing of the update was dropped */
+    Author authors[MOST_AUTHORS];
+    size_t author_count;
+    Section sections[MOST_AUTHORS];
+    size_t section_count;
+    Spans runs, explicit, implied, texts; /* what is deleted by delete set and by structs; JSON that is still to be judged */
+} Closing;
+
+/* --- Memory ------------------------------------------------------------------------------------------------------- */
+
+static Outcome add_span(Spans *to, Span span)
+{
+    if (to->count == to->room) {
+        size_t room = to->room == 0 ? 16 : to->room * 2;
+        Span *grown = PyMem_Realloc(to->spans, room * sizeof *grown);
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return RAISED;
+        }
+        to->spans = grown;
+        to->room = room;
+    }
+    to->spans[to->count++] = span;
+    return TAKEN;
+}
+
+static void let_go_of_authors(Closing *closing)
+{
+    for (size_t place = 0; place < closing->author_count; place++)
+        if (closing->authors[place].has_runs)
+            release(&closing->authors[place].runs);
+}
+
+static void free_spans(Closing *closing)
+{
+    PyMem_Free(closing->runs.spans);
+    PyMem_Free(closing->explicit.spans);
+    PyMem_Free(closing->implied.spans);
+    PyMem_Free(closing->texts.spans);
+}
+
+/* --- What there is ------------------------------------------------------------------------------------------------ */
+
+/* A client that was met before, or NULL. */
+static Author *find_author(Closing *closing, uint64_t client)
+{
+    for (size_t place = 0; place < closing->author_count; place++)
+        if (closing->authors[place].client == client)
+            return &closing->authors[place];
+    return NULL;
+}
+
+static Outcome author_of(Closing *closing, uint64_t client, Author **author)
+{
+    *author = find_author(closing, client);
+    if (*author != NULL)
+        return TAKEN;
+    if (closing->author_count == MOST_AUTHORS)
+        return OTHER;
+    Author *made = &closing->authors[closing->author_count];
+    Outcome outcome = first_unknown_clock(&closing->known, client, &made->known);
+    if (outcome != TAKEN)
+        return outcome;
+    outcome = look_into(closing->known.nesting, client, &made->runs);
+    if (outcome == RAISED)
+        return outcome;
+    made->client = client;
+    made->reached = made->known;
+    made->has_runs = outcome == TAKEN;
+    made->has_section = false;
+    closing->author_count++;
+    *author = made;
+    return TAKEN;
+}
+
+/* The nesting at a clock that was read in this update. */
+static uint64_t new_nesting_at(const Closing *closing, const Author *author, uint64_t clock)
+{
+    const Span *runs = closing->runs.spans + author->first;
+    size_t low = 0, high = author->run_count - 1;
+    while (low < high) {
+        size_t middle = high - (high - low) / 2;
+        if (runs[middle].start <= clock)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return runs[low].nesting;
+}
+
+/* The nesting of the struct that a reference means; OTHER: it is not there. */
+static Outcome nesting_of_id(Closing *closing, uint64_t *nesting)
+{
+    Id id;
+    Author *author;
+    if (!read_id(&closing->reader, &id))
+        return OTHER;
+    Outcome outcome = author_of(closing, id.client, &author);
+    if (outcome != TAKEN)
+        return outcome;
+    if (id.clock >= author->reached || id.clock > MAX_CLOCK)
+        return OTHER;
+    if (id.clock >= author->known) {
+        *nesting = new_nesting_at(closing, author, id.clock);
+        return TAKEN;
+    }
+    size_t place = author->has_runs ? count_up_to(&author->runs, id.clock << 16 | 0xFFFF) : 0;
+    if (place == 0)
+        return OTHER;
+    *nesting = author->runs.numbers[place - 1] & 0xFFFF;
+    return TAKEN;
+}
+
+/* --- Structs ------------------------------------------------------------------------------------------------------ */
+
+/* The depth of an item beside its origins, of which there is one or there are two. */
+static Outcome depth_beside(Closing *closing, bool are_two, uint64_t *depth)
+{
+    uint64_t nesting, right;
+    Outcome outcome = nesting_of_id(closing, &nesting);
+    if (outcome != TAKEN)
+        return outcome;
+    *depth = nesting >> 1;
+    if (!are_two)
+        return TAKEN;
+    outcome = nesting_of_id(closing, &right);
+    if (outcome != TAKEN || right >> 1 == *depth)
+        return outcome;
+    if (*depth != GONE_DEPTH && right >> 1 != GONE_DEPTH)
+        return OTHER;
+    *depth = GONE_DEPTH;
+    return TAKEN;
+}
+
+/* The depth of an item that names its parent: a root or an item. */
+static Outcome depth_below(Closing *closing, bool has_key, uint64_t *depth)
+{
+    Reader *reader = &closing->reader;
+    uint8_t is_root;
+    uint64_t parent;
+    if (!read_byte(reader, &is_root) || is_root > 1)
+        return OTHER;
+    if (is_root) {
+        if (!skip_string(reader))
+            return OTHER;
+        *depth = 1;
+    } else {
+        Outcome outcome = nesting_of_id(closing, &parent);
+        if (outcome != TAKEN)
+            return outcome;
+        if (!(parent & MAY_BE_PARENT))
+            return OTHER;
+        *depth = parent >> 1 == GONE_DEPTH ? GONE_DEPTH : (parent >> 1) + 1;
+    }
+    return !has_key || skip_string(reader) ? TAKEN : OTHER;
+}
+
+static Outcome read_item(Closing *closing, int info, uint64_t *depth, uint64_t *length)
+{
+    Content content;
+    int origins = info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN);
+    Outcome outcome = origins ? depth_beside(closing, origins == (HAS_ORIGIN | HAS_RIGHT_ORIGIN), depth)
+                              : depth_below(closing, info & HAS_PARENT_KEY, depth);
+    if (outcome != TAKEN)
+        return outcome;
+    const Limits *limits = &closing->known.limits;
+    if (*depth > limits->max_depth || *depth > DEEPEST_DEPTH ||
+        !read_item_content(&closing->reader, info & REFERENCE, limits->max_any_depth, &content))
+        return OTHER;
+    closing->subdocs += (info & REFERENCE) == DOC;
+    *length = content.length;
+    if (!content.has_json)
+        return TAKEN;
+    return add_span(&closing->texts, (Span){.start = content.json_start, .end = content.json_start + content.json_size});
+}
+
+/* Note how a struct hangs: it makes the last run of its section longer, or begins the next one. */
+static Outcome take_struct(Closing *closing, Author *author, int kind, uint64_t depth, uint64_t length)
+{
+    uint64_t start = author->reached, end = start + length;
+    uint64_t nesting = depth << 1 | (kind == GC || kind == DELETED || kind == TYPE);
+    Span *last = author->run_count > 0 ? &closing->runs.spans[closing->runs.count - 1] : NULL;
+    Span span = {.client = author->client, .start = start, .end = end, .nesting = nesting};
+    Outcome outcome = TAKEN;
+    if (end > MAX_CLOCK)
+        return OTHER;
+    if (last != NULL && last->nesting == nesting) {
+        last->end = end;
+    } else {
+        outcome = add_span(&closing->runs, span);
+        author->run_count++;
+    }
+    author->reached = end;
+    if (outcome == TAKEN && kind <= DELETED)
+        outcome = add_span(&closing->implied, span);
+    return outcome;
+}
+
+static Outcome read_struct(Closing *closing, Author *author)
+{
+    uint8_t info;
+    uint64_t depth = GONE_DEPTH, length;
+    if (!read_byte(&closing->reader, &info))
+        return OTHER;
+    int kind = info & REFERENCE;
+    Outcome outcome;
+    if (kind == GC)
+        outcome = info == GC && read_bare_length(&closing->reader, &length) ? TAKEN : OTHER;
+    else
+        outcome = read_item(closing, info, &depth, &length);
+    return outcome == TAKEN ? take_struct(closing, author, kind, depth, length) : outcome;
+}
+
+static Outcome read_section(Closing *closing)
+{
+    Reader *reader = &closing->reader;
+    const Limits *limits = &closing->known.limits;
+    Author *author;
+    Id first;
+    uint64_t count;
+    if (!read_var_uint(reader, &count) || count == 0 || !read_id(reader, &first) || count * 2 > bytes_left(reader))
+        return OTHER;
+    Outcome outcome = author_of(closing, first.client, &author);
+    if (outcome != TAKEN)
+        return outcome;
+    closing->structs += count;
+    if (author->has_section || first.clock != author->known || closing->structs > limits->max_structs)
+        return OTHER;
+    author->has_section = true;
+    author->first = closing->runs.count;
+    author->run_count = 0;
+    size_t start = reader->position;
+    for (uint64_t left = count; left > 0 && outcome == TAKEN; left--)
+        outcome = read_struct(closing, author);
+    closing->sections[closing->section_count++] =
+        (Section){.author = author, .count = count, .start = start, .stop = reader->position};
+    return outcome == TAKEN && closing->subdocs > limits->max_subdocs ? OTHER : outcome;
+}
+
+static Outcome read_sections(Closing *closing)
+{
+    uint64_t count;
+    Outcome outcome = TAKEN;
+    if (!read_var_uint(&closing->reader, &count) || count > MOST_AUTHORS || count > closing->known.limits.max_clients ||
+        count * 5 > bytes_left(&closing->reader))
+        return OTHER;
+    while (count-- && outcome == TAKEN)
+        outcome = read_section(closing);
+    return outcome;
+}
+
+/* --- The delete set ----------------------------------------------------------------------------------------------- */
+
+/* Whether everything between start and stop is deleted. */
+static bool is_covered(const Numbers *bounds, uint64_t start, uint64_t stop)
+{
+    size_t place = count_up_to(bounds, start);
+    return place % 2 == 1 && place < bounds->count && stop <= bounds->numbers[place];
+}
+
+/* Read one range and keep it, or drop it when it is deleted already; OTHER when that is so in part, or it is not there.
+ * deleted: NULL when nothing of the owner is. */
+static Outcome read_range(Closing *closing, uint64_t owner, uint64_t reached, const Numbers *deleted)
+{
+    uint64_t start, length;
+    if (!read_var_uint(&closing->reader, &start) || !read_var_uint(&closing->reader, &length) || length == 0 ||
+        start + length > MAX_CLOCK)
+        return OTHER;
+    if (deleted != NULL && is_covered(deleted, start, start + length)) {
+        closing->is_whole = false;
+        return TAKEN;
+    }
+    if (start + length > reached || (deleted != NULL && !is_disjoint(deleted, start, start + length)))
+        return OTHER;
+    return add_span(&closing->explicit, (Span){.client = owner, .start = start, .end = start + length});
+}
+
+static Outcome read_ranges_of(Closing *closing, uint64_t owner, uint64_t count)
+{
+    const Author *author = find_author(closing, owner);
+    uint64_t reached = author == NULL ? 0 : author->reached;
+    Numbers deleted;
+    Outcome outcome = author == NULL ? first_unknown_clock(&closing->known, owner, &reached) : TAKEN;
+    if (outcome != TAKEN)
+        return outcome;
+    Outcome found = look_into(closing->known.bounds, owner, &deleted);
+    if (found == RAISED)
+        return found;
+    while (count-- && outcome == TAKEN)
+        outcome = read_range(closing, owner, reached, found == TAKEN ? &deleted : NULL);
+    if (found == TAKEN)
+        release(&deleted);
+    return outcome;
+}
+
+/* Read the delete set up to the end of the update, its clients from the highest one down, as Yjs writes them. */
+static Outcome read_deletes(Closing *closing)
+{
+    Reader *reader = &closing->reader;
+    uint64_t owners, owner, count, last = UINT64_MAX;
+    Outcome outcome = TAKEN;
+    if (!read_var_uint(reader, &owners) || owners * 2 > bytes_left(reader))
+        return OTHER;
+    while (owners-- && outcome == TAKEN) {
+        if (!read_var_uint(reader, &owner) || owner >= last || !read_var_uint(reader, &count))
+            return OTHER;
+        closing->ranges += count;
+        if (count * 2 > bytes_left(reader) || closing->ranges > closing->known.limits.max_delete_ranges)
+            return OTHER;
+        if (count == 0)
+            closing->is_whole = false;
+        outcome = read_ranges_of(closing, owner, count);
+        last = owner;
+    }
+    return outcome == TAKEN && bytes_left(reader) > 0 ? OTHER : outcome;
+}
+
+/* --- The part ----------------------------------------------------------------------------------------------------- */
+
+/* Have Python judge what JSON is not plain; false: an exception is set, the same as reading the update would raise. */
+static bool check_texts(const Closing *closing)
+{
+    for (size_t place = 0; place < closing->texts.count; place++) {
+        const Span *text = &closing->texts.spans[place];
+        PyObject *verdict = PyObject_CallFunction(closing->state->check_json, "s#K", closing->reader.data + text->start,
+                                                  (Py_ssize_t)(text->end - text->start),
+                                                  (unsigned long long)closing->known.limits.max_any_depth);
+        if (verdict == NULL)
+            return false;
+        Py_DECREF(verdict);
+    }
+    return true;
+}
+
+/* A tuple of the spans, each as its first `fields` numbers. */
+static PyObject *tuple_of_spans(const Spans *spans, Py_ssize_t fields)
+{
+    PyObject *tuple = PyTuple_New((Py_ssize_t)spans->count);
+    for (size_t place = 0; tuple != NULL && place < spans->count; place++) {
+        const Span *span = &spans->spans[place];
+        const uint64_t numbers[] = {span->client, span->start, span->end, span->nesting};
+        PyObject *inner = tuple_of(numbers, fields);
+        if (inner == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)place, inner);
+    }
+    return tuple;
+}
+
+static PyObject *ranges_of_sections(const Closing *closing)
+{
+    PyObject *tuple = PyTuple_New((Py_ssize_t)closing->section_count);
+    for (size_t place = 0; tuple != NULL && place < closing->section_count; place++) {
+        const Author *author = closing->sections[place].author;
+        const uint64_t numbers[] = {author->client, author->known, author->reached};
+        PyObject *inner = tuple_of(numbers, 3);
+        if (inner == NULL)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)place, inner);
+    }
+    return tuple;
+}
+
+/* What is newly deleted: as it came, or, with deleted structs, sorted and merged. */
+static PyObject *all_deletes(Closing *closing)
+{
+    Outcome outcome = TAKEN;
+    if (closing->implied.count == 0)
+        return tuple_of_spans(&closing->explicit, 3);
+    Spans both = {0};
+    for (size_t place = 0; place < closing->explicit.count && outcome == TAKEN; place++)
+        outcome = add_span(&both, closing->explicit.spans[place]);
+    for (size_t place = 0; place < closing->implied.count && outcome == TAKEN; place++)
+        outcome = add_span(&both, closing->implied.spans[place]);
+    PyObject *ranges = outcome == TAKEN ? tuple_of_spans(&both, 3) : NULL;
+    PyMem_Free(both.spans);
+    PyObject *merged = ranges == NULL ? NULL : PyObject_CallOneArg(closing->state->id_ranges, ranges);
+    PyObject *deletes = merged == NULL ? NULL : PySequence_Tuple(merged);
+    Py_XDECREF(ranges);
+    Py_XDECREF(merged);
+    return deletes;
+}
+
+/* The bytes, written anew without what was dropped of the delete set. */
+static PyObject *write_anew(const Closing *closing)
+{
+    PyObject *pieces = PyTuple_New((Py_ssize_t)closing->section_count);
+    for (size_t place = 0; pieces != NULL && place < closing->section_count; place++) {
+        const Section *section = &closing->sections[place];
+        PyObject *piece = Py_BuildValue(
+            "(KKKy#)", (unsigned long long)section->author->client, (unsigned long long)section->author->known,
+            (unsigned long long)section->count, (const char *)closing->reader.data + section->start,
+            (Py_ssize_t)(section->stop - section->start));
+        if (piece == NULL)
+            Py_CLEAR(pieces);
+        else
+            PyTuple_SET_ITEM(pieces, (Py_ssize_t)place, piece);
+    }
+    PyObject *deletes = pieces == NULL ? NULL : tuple_of_spans(&closing->explicit, 3);
+    PyObject *update =
+        deletes == NULL ? NULL : PyObject_CallFunctionObjArgs(closing->state->write_update, pieces, deletes, NULL);
+    Py_XDECREF(pieces);
+    Py_XDECREF(deletes);
+    return update;
+}
+
+static PyObject *part_of(Closing *closing, PyObject *update)
+{
+    if (closing->section_count == 0 && closing->explicit.count == 0)
+        return PyObject_CallNoArgs(closing->state->nothing);
+    PyObject *fields[PART_FIELDS] = {closing->is_whole ? Py_NewRef(update) : write_anew(closing)};
+    if (fields[0] != NULL)
+        fields[1] = ranges_of_sections(closing);
+    if (fields[1] != NULL)
+        fields[2] = all_deletes(closing);
+    if (fields[2] != NULL)
+        fields[3] = tuple_of_spans(&closing->runs, 4);
+    if (fields[3] != NULL)
+        fields[4] = PyTuple_New(0);
+    return make_part(closing->state, fields);
+}
+
+/* --- The function ------------------------------------------------------------------------------------------------- */
+
+/* Take the arguments apart. RAISED: they are others; OTHER: the limits are. After TAKEN `known.bounds` is owned. */
+static Outcome read_arguments(Closing *closing, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (count != 5 || !PyBytes_Check(arguments[0]) || !PyDict_Check(arguments[1]) || !PyDict_Check(arguments[2])) {
+        PyErr_SetString(PyExc_TypeError, "close_whole takes bytes, two dictionaries, IdRanges and UpdateLimits");
+        return RAISED;
+    }
+    if (!take_limits(closing->state, arguments[4]))
+        return OTHER;
+    closing->reader = reader_of(PyBytes_AS_STRING(arguments[0]), (size_t)PyBytes_GET_SIZE(arguments[0]));
+    closing->known = (Known){.clocks = arguments[1],
+                             .nesting = arguments[2],
+                             .bounds = PyObject_GetAttr(arguments[3], closing->state->bounds),
+                             .limits = closing->state->limits};
+    if (closing->known.bounds == NULL)
+        return RAISED;
+    if (PyDict_Check(closing->known.bounds))
+        return TAKEN;
+    Py_CLEAR(closing->known.bounds);
+    PyErr_SetString(PyExc_TypeError, "the bounds of IdRanges are no dictionary");
+    return RAISED;
+}
+
+/* Read all; afterwards nothing of what is known is held any longer, as Python may be asked now. */
+static Outcome read_all(Closing *closing)
+{
+    Outcome outcome = read_sections(closing);
+    if (outcome == TAKEN)
+        outcome = read_deletes(closing);
+    let_go_of_authors(closing);
+    Py_CLEAR(closing->known.bounds);
+    return outcome;
+}
+
+PyObject *close_whole(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    Closing closing;
+    closing.state = PyModule_GetState(module);
+    closing.is_whole = true;
+    closing.author_count = closing.section_count = 0;
+    closing.structs = closing.subdocs = closing.ranges = 0;
+    closing.runs = closing.explicit = closing.implied = closing.texts = (Spans){0};
+    PyObject *part = NULL;
+    Outcome outcome = read_arguments(&closing, arguments, count);
+    if (outcome == TAKEN) {
+        outcome = read_all(&closing);
+        if (outcome == TAKEN && check_texts(&closing))
+            part = part_of(&closing, arguments[0]);
+        free_spans(&closing);
+    }
+    return outcome == OTHER ? Py_NewRef(Py_None) : part;
+}
