@@ -63,7 +63,7 @@ class CommitLimits:
     late_lanes: appends of late documents that may be under way at once.
     """
 
-    interval: float = 0.005
+    interval: float = 0.010
     max_updates: int = 5_000
     max_bytes: int = 16 * 1024 * 1024
     unsaved_bytes: int = 64 * 1024 * 1024
