@@ -31,23 +31,22 @@ def covers(state_vector: Mapping[int, int], ranges: Ranges) -> bool:
 
 
 class Piece:
-    """A stretch of the history, as clients are sent it. ranges: (client, first clock, end clock) of its structs."""
+    """A stretch of the history, as clients are sent it.
 
-    __slots__ = ("framed", "has_deletes", "offset", "ranges")
+    ranges: (client, first clock, end clock) of its structs; size: bytes of its update, with which `framed` ends.
+    """
+
+    __slots__ = ("framed", "has_deletes", "ranges", "size")
 
     def __init__(self, update: bytes, ranges: Ranges, has_deletes: bool) -> None:
         self.framed = framed_update(update)
-        self.offset = len(self.framed) - len(update)
+        self.size = len(update)
         self.ranges = ranges
         self.has_deletes = has_deletes
 
     @property
     def update(self) -> bytes:
-        return self.framed[self.offset :]
-
-    @property
-    def size(self) -> int:
-        return len(self.framed) - self.offset
+        return self.framed[-self.size :]
 
 
 class Segment(Piece):
@@ -69,7 +68,7 @@ class Entry(Piece):
         self, update: bytes, ranges: Ranges, has_deletes: bool, origin: int, user_id: UserId | None, taken_at: float
     ) -> None:
         self.framed = framed_update(update)  # once more here: a call of its own costs too much for each edit
-        self.offset = len(self.framed) - len(update)
+        self.size = len(update)
         self.ranges = ranges
         self.has_deletes = has_deletes
         self.origin = origin

@@ -6,21 +6,22 @@ class Receipts:
 
     A receipt speaks of *the first n* messages, so a message whose part was cut off for a gap holds back the later ones until the
     client has answered the SyncStep1 that the gap caused: then all that it can give is in the history.
+
+    due: what waits, oldest first: [message number, position to be saved; -1 while a gap is open].
     """
 
-    __slots__ = ("_due", "_has_gap", "counted", "given")
+    __slots__ = ("_has_gap", "counted", "due", "given")
 
     def __init__(self) -> None:
         self.counted = 0
         self.given = 0
-        # [message number, position to be saved; -1 while a gap is open]. A list: empty, it is a tenth of a deque.
-        self._due: list[list[int]] = []
+        self.due: list[list[int]] = []  # empty, a list is a tenth of a deque
         self._has_gap = False
 
     def note(self, position: int, *, gap: bool = False) -> None:
         """Count one write message. position: the history's head after it was taken (also when it held nothing new: R11)."""
         self.counted += 1
-        due = self._due
+        due = self.due
         if gap:
             self._has_gap, position = True, -1
         if due and due[-1][1] in (position, -1):
@@ -31,19 +32,19 @@ class Receipts:
     def close_gaps(self, position: int) -> None:
         """The client has given what it can: messages that waited for a gap are due when `position` is saved."""
         if self._has_gap:
-            self._due[-1][1] = position  # an open gap is always the last: whatever came behind it waits with it
+            self.due[-1][1] = position  # an open gap is always the last: whatever came behind it waits with it
             self._has_gap = False
 
     def saved(self, position: int) -> int:
         """Return how many of the first messages are saved now if that is more than was given before, else 0."""
         number = count = 0
-        for last, due in self._due:
+        for last, due in self.due:
             if not 0 <= due <= position:
                 break
             number = last
             count += 1
         if count:
-            del self._due[:count]
+            del self.due[:count]
         if number <= self.given:
             return 0
         self.given = number
@@ -55,6 +56,6 @@ class Receipts:
         They are due again when `position` is saved, and the later ones not before them.
         """
         self.given = told
-        for due in self._due:
+        for due in self.due:
             due[1] = max(due[1], position) if due[1] >= 0 else due[1]
-        self._due.insert(0, [number, position])
+        self.due.insert(0, [number, position])

@@ -377,8 +377,9 @@ class Room:
         position = self.saved_to
         self.history.mark_saved(position)
         for connection in self._with_receipts:
-            if connection.receipts is not None:
-                number = connection.receipts.saved(position)
+            receipts = connection.receipts
+            if receipts is not None and receipts.due:
+                number = receipts.saved(position)
                 if number:
                     connection.send_receipt(number)
 

@@ -52,6 +52,6 @@ def test_R13_writes_behind_an_open_gap_take_no_more_memory() -> None:
     receipts = Receipts()
     for position in range(1000):
         receipts.note(position, gap=position % 2 == 0)
-    assert len(receipts._due) == 1
+    assert len(receipts.due) == 1
     receipts.close_gaps(1000)
     assert receipts.saved(1000) == 1000
