@@ -196,16 +196,22 @@ class Closing:
         # Nearly all that a client tells when it comes back is deleted already.
         left = deleted.not_covered(self._parsed.deletes)
         whole = len(left) == len(self._parsed.deletes)
+        clipped = IdRanges()
         for client, start, end in left:
             reached = self._reached.get(client)
             if reached is None:
                 reached = self._clocks.get(client, 0)
             if end > reached:
                 self._wait(client, client, reached)
-            parts = deleted.missing(client, start, min(end, reached))
-            if parts != [(start, end)]:
-                whole = False
-            kept += ((client, *part) for part in parts)
+            stop = min(end, reached)
+            if stop == end and deleted.disjoint(client, start, end):
+                kept.append((client, start, end))
+                continue
+            whole = False
+            # Once for each clock: a few bytes may name the same thousands of gaps again and again.
+            for new in clipped.missing(client, start, stop):
+                kept += ((client, *part) for part in deleted.missing(client, *new))
+            clipped.add(client, start, stop)
         return kept, whole
 
     def _depths(self) -> tuple[tuple[int, int, int, int], ...]:

@@ -130,6 +130,17 @@ def test_deletes_are_clipped_to_what_is_there_and_not_yet_deleted() -> None:
     assert part.missing == ((1, 3), (7, 0))
 
 
+def test_delete_ranges_that_overlap_are_clipped_once() -> None:
+    known = knowing(
+        update(section(1, 0, text("x" * 100))), update(deletes=tuple((1, at, at + 1) for at in range(0, 100, 2)))
+    )
+    odd = tuple((1, at, at + 1) for at in range(1, 100, 2))
+    for ranges in (((1, 0, 100),) * 50, ((1, 3, 9), (1, 0, 100), (1, 0, 200), (1, 50, 120))):
+        part = known.close(update(deletes=ranges))
+        assert part.update == update(deletes=odd)
+        assert sorted(part.deletes) == list(odd)
+
+
 def test_R12_an_implied_delete_is_taken_once_and_then_known() -> None:
     known = knowing(ABC)
     implied = update(deletes=((1, 1, 2),))
