@@ -302,45 +302,62 @@ static Outcome read_sections(Closing *closing)
 
 /* --- The delete set ----------------------------------------------------------------------------------------------- */
 
-/* Whether everything between start and stop is deleted. */
-static bool is_covered(const Numbers *bounds, uint64_t start, uint64_t stop)
+/* Keep what of a range is not yet deleted: `IdRanges.missing`. bounds: of what is deleted, or NULL. */
+static Outcome keep_new(Closing *closing, Span range, const Numbers *bounds)
 {
-    size_t place = count_up_to(bounds, start);
-    return place % 2 == 1 && place < bounds->count && stop <= bounds->numbers[place];
+    size_t count = bounds == NULL ? 0 : bounds->count, place = count == 0 ? 0 : count_up_to(bounds, range.start);
+    uint64_t stop = range.end;
+    Outcome outcome = TAKEN;
+    if (place % 2 == 0 && (place == count || stop <= bounds->numbers[place]))
+        return add_span(&closing->explicit, range);
+    closing->is_whole = false;
+    if (place % 2 == 1 && place < count)
+        range.start = bounds->numbers[place++];
+    while (range.start < stop && outcome == TAKEN) {
+        range.end = place < count && bounds->numbers[place] < stop ? bounds->numbers[place] : stop;
+        outcome = add_span(&closing->explicit, range);
+        range.start = place + 1 < count ? bounds->numbers[place + 1] : stop;
+        place += 2;
+    }
+    return outcome;
 }
 
-/* Read one range and keep it, or drop it when it is deleted already; OTHER when that is so in part, or it is not there.
- * deleted: NULL when nothing of the owner is. */
-static Outcome read_range(Closing *closing, uint64_t owner, uint64_t reached, const Numbers *deleted)
+/* Read the ranges of one client. OTHER: something of them is not there, or they are not in order; so the work is no more
+ * than their number and that of the bounds. reached: the first clock that is not there. */
+static Outcome read_ranges(Closing *closing, Span range, uint64_t count, uint64_t reached, const Numbers *bounds)
 {
+    Reader *reader = &closing->reader;
     uint64_t start, length;
-    if (!read_var_uint(&closing->reader, &start) || !read_var_uint(&closing->reader, &length) || length == 0 ||
-        start + length > MAX_CLOCK)
-        return OTHER;
-    if (deleted != NULL && is_covered(deleted, start, start + length)) {
-        closing->is_whole = false;
-        return TAKEN;
+    Outcome outcome = TAKEN;
+    while (count-- && outcome == TAKEN) {
+        size_t kept = closing->explicit.count;
+        if (!read_var_uint(reader, &start) || !read_var_uint(reader, &length) || length == 0 || start < range.end)
+            return OTHER;
+        range.start = start;
+        range.end = start + length;
+        outcome = keep_new(closing, range, bounds);
+        bool is_there = range.end <= reached || closing->explicit.count == kept;
+        if (outcome == TAKEN && (!is_there || range.end > MAX_CLOCK))
+            return OTHER;
     }
-    if (start + length > reached || (deleted != NULL && !is_disjoint(deleted, start, start + length)))
-        return OTHER;
-    return add_span(&closing->explicit, (Span){.client = owner, .start = start, .end = start + length});
+    return outcome;
 }
 
 static Outcome read_ranges_of(Closing *closing, uint64_t owner, uint64_t count)
 {
     const Author *author = find_author(closing, owner);
     uint64_t reached = author == NULL ? 0 : author->reached;
-    Numbers deleted;
+    Numbers bounds;
     Outcome outcome = author == NULL ? first_unknown_clock(&closing->known, owner, &reached) : TAKEN;
     if (outcome != TAKEN)
         return outcome;
-    Outcome found = look_into(closing->known.bounds, owner, &deleted);
-    if (found == RAISED)
-        return found;
-    while (count-- && outcome == TAKEN)
-        outcome = read_range(closing, owner, reached, found == TAKEN ? &deleted : NULL);
-    if (found == TAKEN)
-        release(&deleted);
+    outcome = look_into(closing->known.bounds, owner, &bounds);
+    if (outcome == OTHER)
+        return read_ranges(closing, (Span){.client = owner}, count, reached, NULL);
+    if (outcome == TAKEN) {
+        outcome = read_ranges(closing, (Span){.client = owner}, count, reached, &bounds);
+        release(&bounds);
+    }
     return outcome;
 }
 
