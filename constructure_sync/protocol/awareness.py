@@ -20,7 +20,9 @@ GONE = b"null"
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
+_encode_string = json.JSONEncoder(ensure_ascii=False).encode
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGITS = frozenset("0123456789")
 _ARRAY_INDEX = re.compile(r"(0|[1-9][0-9]{0,9})\Z")
 
 
@@ -70,7 +72,7 @@ def parse_json(text: bytes) -> Json:
     if text.count(b"[") + text.count(b"{") > MAX_STATE_DEPTH:
         _check_depth(text)
     try:
-        value: Json = json.loads(text.decode(), parse_constant=_refuse_constant)
+        value: Json = _decoder.decode(text.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation("an awareness state is not JSON") from error
     return value
@@ -78,6 +80,9 @@ def parse_json(text: bytes) -> Json:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(name)  # NaN and Infinity: Python reads them, JSON.parse throws and drops the rest of the frame
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _check_depth(text: bytes) -> None:
@@ -119,7 +124,7 @@ def stringify(value: Json) -> str:
 
 def _key_order(value: dict[str, Json]) -> list[str]:
     """Array-index keys first, ascending, then the others as they came (ECMAScript, OrdinaryOwnPropertyKeys)."""
-    indexes = [key for key in value if _ARRAY_INDEX.match(key) and int(key) < 2**32 - 1]
+    indexes = [key for key in value if key[:1] in _DIGITS and _ARRAY_INDEX.match(key) and int(key) < 2**32 - 1]
     if not indexes:
         return list(value)
     taken = set(indexes)
@@ -127,13 +132,17 @@ def _key_order(value: dict[str, Json]) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    quoted = json.dumps(text, ensure_ascii=False)
+    quoted: str = _encode_string(text)
+    if quoted.isascii():
+        return quoted
     return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
 
 
 def _number(value: float) -> str:
     if isinstance(value, int) and abs(value) < 2**53:
         return str(value)
+    if 1e-4 <= abs(value) < 1e15:
+        return repr(value).removesuffix(".0")  # here Python and JavaScript lay the same shortest digits out alike
     try:
         number = float(value)
     except OverflowError:

@@ -12,6 +12,9 @@ from constructure_sync.protocol.lib0 import Reader, var_bytes, var_string, write
 KEEPALIVE: Final = b"\x01\x01\x00"
 """An awareness message with no entries: it changes nothing and tells a y-websocket client that the server lives."""
 
+AWARENESS: Final = b"\x01"
+"""What an awareness message begins with."""
+
 _SYNC, _AWARENESS, _QUERY_AWARENESS = 0, 1, 3
 _STEP1, _STEP2, _UPDATE = 0, 1, 2
 _RECEIPT = b"\x78"
@@ -110,7 +113,7 @@ def update_message(update: bytes) -> bytes:
 
 def awareness_message(payload: bytes) -> bytes:
     """The message that carries encoded awareness entries."""
-    return b"\x01" + var_bytes(payload)
+    return AWARENESS + var_bytes(payload)
 
 
 def receipt(n: int, seq: int) -> bytes:

@@ -14,6 +14,7 @@ from constructure_sync.observability import LIMIT_REACHED, UPDATES_REFUSED
 from constructure_sync.protocol.closes import BY_CODE, TOO_LARGE, VIOLATION
 from constructure_sync.protocol.framing import frame
 from constructure_sync.protocol.messages import (
+    AWARENESS,
     KEEPALIVE,
     AwarenessUpdate,
     Message,
@@ -138,7 +139,7 @@ class Connection:
             update = short_update(message)
             if update is not None:
                 self.room.take(self, update, is_answer=False)
-            else:
+            elif not (message.startswith(AWARENESS) and self.room.presence.is_echo(self.attendee, message)):
                 self._handle(decode_message(message))
         except ProtocolViolation as violation:
             UPDATES_REFUSED.labels("violation" if violation.code == VIOLATION else "limit").inc()
@@ -396,8 +397,9 @@ class Connection:
         """Relay presence; a connection that is congested is told everything once it takes bytes again."""
         if self.is_congested:
             self._must_tell_all = True
-        else:
-            self._write(frames)
+        elif not self.has_ended:
+            self.spoke = True
+            self.socket.write(frames)
 
     def send_receipt(self, number: int) -> None:
         """Tell that the first `number` write messages are saved; while congested, the newest number waits."""

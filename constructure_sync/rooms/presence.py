@@ -1,6 +1,6 @@
 """Who is present in a room. Never stored; an entry is owned by one connection of one instance, and only its owner removes it (R8).
 
-Stock y-websocket clients send every state they receive back. So a payload that was relayed lately is dropped by its bytes, and
+Stock y-websocket clients send every state they receive back. So a message that was relayed lately is dropped by its bytes, and
 entries of ids that another connection owns are ignored silently (interleavings 6).
 
 Each instance announces to the others what its own connections say, and never what it heard itself: so nothing goes round. A client
@@ -16,18 +16,26 @@ from constructure_sync.errors import ProtocolViolation
 from constructure_sync.observability import LIMIT_REACHED, PRESENCE_RECEIVED
 from constructure_sync.protocol.awareness import GONE, AwarenessEntry, decode_awareness, encode_awareness, stamp_user
 from constructure_sync.protocol.closes import RATE, TOO_LARGE
+from constructure_sync.protocol.messages import awareness_message
+from constructure_sync.rooms.echoes import Echoes
 from constructure_sync.rooms.limits import RoomLimits
 from schemas.ids import UserId
 
 _FRAME_BYTES = (
     32 * 1024
 )  # of one relayed payload: stock clients echo it whole, and it must then pass our own frame limit
-_REMEMBERED_FRAMES = 128
+_MOST_AUTHORS = (
+    8  # of one payload, up to which the echo of each of them, who leaves itself out, is expected by its bytes
+)
 _REMEMBERED_GONE = 4096
 _REMEMBERED_RETURNS = 4096
 _GONE_SECONDS = 120.0
 _MOST_PRESENT = 50_000
 ROLL_CALL_SECONDS = 1.0
+
+_TAKEN = PRESENCE_RECEIVED.labels("taken")
+_DEFERRED = PRESENCE_RECEIVED.labels("deferred")
+_FOREIGN = PRESENCE_RECEIVED.labels("foreign")
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +97,7 @@ class Presence:
         self._instance = instance
         self._present: dict[int, _Present] = {}
         self._gone: OrderedDict[int, _Gone] = OrderedDict()
-        self._relayed: OrderedDict[bytes, None] = OrderedDict()
+        self._echoes = Echoes()
         self._changed: dict[int, None] = {}
         self._deferred: dict[int, Attendee] = {}
         self._unannounced: dict[int, Attendee] = {}
@@ -116,6 +124,13 @@ class Presence:
         self._arrivals += 1
         return Attendee(self._arrivals, user_id, user_name, float(self._limits.awareness_per_second), now)
 
+    def is_echo(self, attendee: Attendee, message: bytes) -> bool:
+        """Tell whether an undecoded awareness message is one that was relayed lately: it changes nothing and is not received.
+
+        A connection's first words are always read: a client that is back may say just what was relayed of it before.
+        """
+        return attendee.has_spoken and self._echoes.hear(message)
+
     def receive(self, attendee: Attendee, payload: bytes, now: float) -> bytes | None:
         """Take a payload from a connection; return a payload for that connection alone, or None.
 
@@ -123,10 +138,6 @@ class Presence:
         higher one at once, so that neighbours who remember the old clock see it without waiting for its next renewal, after a
         blip as after a restart of the server. Raises ProtocolViolation for malformed, oversized or flooding presence.
         """
-        # A connection's first words are always read: a client that is back may say just what was relayed of it before.
-        if attendee.has_spoken and payload in self._relayed:
-            PRESENCE_RECEIVED.labels("echo").inc()
-            return None
         entries = decode_awareness(payload)
         is_greeting = not attendee.has_spoken and len(entries) == 1
         attendee.has_spoken = True
@@ -150,7 +161,7 @@ class Presence:
                 return None
         elif present.owner is not attendee:
             if not self._may_speak_for(attendee, entry, present, is_greeting):
-                PRESENCE_RECEIVED.labels("foreign").inc()
+                _FOREIGN.inc()
                 return None
             if isinstance(present.owner, _Elsewhere) or attendee.number > present.owner.number:
                 if is_greeting:
@@ -222,9 +233,10 @@ class Presence:
             owner.own(entry.client_id)
         if is_late:
             self._deferred[entry.client_id] = owner
+            _DEFERRED.inc()
         else:
             self._changed_here(entry.client_id, owner)
-        PRESENCE_RECEIVED.labels("deferred" if is_late else "taken").inc()
+            _TAKEN.inc()
 
     def _is_over_rate(self, attendee: Attendee, now: float) -> bool:
         rate = self._limits.awareness_per_second
@@ -257,9 +269,10 @@ class Presence:
                 self._remove(client_id, present.entry.clock, attendee, now)
                 self._changed_here(client_id, attendee)
         attendee.ids = ()
+        self._echoes.report()
 
     def expire(self, now: float) -> None:
-        """Remove entries that were not renewed in time, and forget removals that no client can still echo."""
+        """Remove entries that were not renewed in time, and forget what no client can still echo."""
         limit = now - self._limits.presence_timeout
         for client_id, present in [(c, p) for c, p in self._present.items() if p.renewed_at <= limit]:
             self._remove(client_id, present.entry.clock, present.owner, now)
@@ -270,6 +283,8 @@ class Presence:
                 self._changed[client_id] = None
         while self._gone and next(iter(self._gone.values())).at <= now - _GONE_SECONDS:
             self._gone.popitem(last=False)
+        self._echoes.forget_old(now)
+        self._echoes.report()
 
     def release_deferred(self) -> None:
         """Let entries that waited for their rate be relayed with the next changes."""
@@ -360,30 +375,34 @@ class Presence:
         if not self._changed:
             return []
         changed, self._changed = self._changed, {}
-        return self._payloads(changed)
+        chunks = self._chunks(changed)
+        for chunk in chunks:
+            if 1 < len(chunk) <= _MOST_AUTHORS:
+                for author in range(len(chunk)):
+                    self._payload(chunk[:author] + chunk[author + 1 :])
+        return [self._payload(chunk) for chunk in chunks]
 
     def everyone(self) -> list[bytes]:
         """Return the payloads that tell a newcomer who is present; empty when nobody is."""
-        return self._payloads(self._present)
+        return [self._payload(chunk) for chunk in self._chunks(self._present)]
 
     def everyone_and_gone(self) -> list[bytes]:
         """Return the payloads that bring up to date a connection that missed changes while it was congested."""
-        return self._payloads([*self._gone, *self._present])
+        return [self._payload(chunk) for chunk in self._chunks([*self._gone, *self._present])]
 
-    def _payloads(self, client_ids: Iterable[int]) -> list[bytes]:
-        payloads, chunk, size = [], list[AwarenessEntry](), 0
+    def _chunks(self, client_ids: Iterable[int]) -> list[list[AwarenessEntry]]:
+        """Return what is known of these clients, by the payload that is to hold it."""
+        chunks, chunk, size = [], list[AwarenessEntry](), 0
         for client_id in client_ids:
             entry = self._entry(client_id)
             if entry is None:
                 continue
             if chunk and size + len(entry.state) > _FRAME_BYTES:
-                payloads.append(self._remember(encode_awareness(chunk)))
+                chunks.append(chunk)
                 chunk, size = [], 0
             chunk.append(entry)
             size += len(entry.state) + 24
-        if chunk:
-            payloads.append(self._remember(encode_awareness(chunk)))
-        return payloads
+        return [*chunks, chunk] if chunk else chunks
 
     def _entry(self, client_id: int) -> AwarenessEntry | None:
         present = self._present.get(client_id)
@@ -392,10 +411,10 @@ class Presence:
         gone = self._gone.get(client_id)
         return None if gone is None else AwarenessEntry(client_id, gone.clock, GONE)
 
-    def _remember(self, payload: bytes) -> bytes:
-        self._relayed[payload] = None
-        if len(self._relayed) > _REMEMBERED_FRAMES:
-            self._relayed.popitem(last=False)
+    def _payload(self, entries: list[AwarenessEntry]) -> bytes:
+        """Return the payload of these entries, whose echo is expected from now on."""
+        payload = encode_awareness(entries)
+        self._echoes.expect(awareness_message(payload))
         return payload
 
 

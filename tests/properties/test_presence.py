@@ -10,6 +10,7 @@ import pytest
 
 from constructure_sync.bus.contracts import DocumentMessage, PresenceAsked, PresenceChanged, RollCalled
 from constructure_sync.protocol.awareness import decode_awareness
+from constructure_sync.protocol.messages import awareness_message
 from constructure_sync.rooms.limits import RoomLimits
 from constructure_sync.rooms.presence import Attendee, Presence
 from schemas.ids import UserId
@@ -69,6 +70,8 @@ class Instance:
         self.presence.leave(attendee, self.world.now)
 
     def receive(self, attendee: Attendee, payload: bytes) -> None:
+        if self.presence.is_echo(attendee, awareness_message(payload)):
+            return
         answer = self.presence.receive(attendee, payload, self.world.now)
         if answer is not None:
             self.tell(self.clients[attendee], answer, attendee)

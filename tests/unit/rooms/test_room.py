@@ -5,6 +5,7 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 
 from constructure_sync.persistence.log_writer import CommitLimits
 from constructure_sync.protocol.awareness import AwarenessEntry, decode_awareness, encode_awareness
@@ -808,6 +809,27 @@ def test_our_question_tells_what_the_room_has_saved_or_not() -> None:
         _, socket = bench.join(room, 2)
         (question,) = socket.take(STEP1)
         assert decode_state_vector(Reader(question, 2).read_var_bytes()) == {7: 3}
+
+    on_bench(body)
+
+
+def test_what_a_client_sends_back_of_what_it_was_told_is_dropped_as_it_came() -> None:
+    async def body(bench: Bench) -> None:
+        room = await bench.room()
+        (one, _), (two, socket) = bench.join(room), bench.join(room, 2)
+        for connection, client in ((one, 7), (two, 8)):
+            connection.receive(awareness_message(encode_awareness([AwarenessEntry(client, 3, b"{}")])))
+        await settle()
+        _, relayed = socket.take(PRESENCE)
+        before = REGISTRY.get_sample_value("presence_frames_total", {"outcome": "echo"}) or 0.0
+        for _ in range(500):
+            two.receive(relayed)
+        room.sweep()
+        await settle()
+        after = REGISTRY.get_sample_value("presence_frames_total", {"outcome": "echo"}) or 0.0
+        assert after - before == 500
+        assert socket.messages == []
+        assert socket.close_code() is None
 
     on_bench(body)
 
