@@ -20,12 +20,15 @@ from constructure_sync.protocol.closed_part import ClosedPart
 from constructure_sync.protocol.known import Known
 from constructure_sync.protocol.readers import Compiled
 from constructure_sync.protocol.short_updates import MAX_BYTES, close_short
+from constructure_sync.protocol.update_cut import delete_set_update
 from constructure_sync.protocol.update_reader import DEFAULT_LIMITS, UpdateLimits, read_update
+from constructure_sync.protocol.update_writer import join_updates
 from tests.compiled import built, load
 from tests.faults import native_reading
 from tests.faults.genuine import genuine_histories
 from tests.faults.mutator import mutate
 from tests.faults.native_reading import Outcome
+from tests.unit.protocol.forger import Forger
 from tests.unit.protocol.golden import HISTORIES
 from tests.unit.protocol.test_update_reader import EVERYTHING
 
@@ -33,18 +36,19 @@ SANITIZE: Final = ("-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,u
 PLACES_PER_HISTORY: Final = 12
 NARROW: Final = UpdateLimits(max_depth=2, max_any_depth=1, max_delete_ranges=2)
 RANDOM_SHARE: Final = 0.05
+FORGED_PER_DOCUMENT: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A short update that editing made, and what was known when it came."""
+    """An update that editing made, or several in one, and what was known when it came."""
 
     known: Known
     update: bytes
 
 
 def grounds(histories: Sequence[Sequence[bytes]], choices: random.Random) -> list[Ground]:
-    """Some short updates of each history, each on what came before it."""
+    """Some short updates of each history, each on what came before it; also with some that follow, as sent after a pause."""
     found = []
     for updates in histories:
         chosen = set(choices.sample(range(len(updates)), min(PLACES_PER_HISTORY, len(updates))))
@@ -52,8 +56,31 @@ def grounds(histories: Sequence[Sequence[bytes]], choices: random.Random) -> lis
         for place, update in enumerate(updates):
             if place in chosen and len(update) <= MAX_BYTES:
                 found.append(Ground(known.copy(), update))
+                found.append(
+                    Ground(known.copy(), after_a_pause(known, updates[place : place + choices.randint(2, 20)]))
+                )
             known.add(known.close_fully(update))
     return found
+
+
+def after_a_pause(known: Known, updates: Sequence[bytes]) -> bytes:
+    """Join updates as a client does that comes back: one update, and everything in it that it knows to be deleted."""
+    return join_updates((*updates, delete_set_update(known.deletes)))[0]
+
+
+def play_forged(compiled: Compiled, seed: int, count: int) -> Outcome:
+    """Compare the readers over so many updates of random shapes, each on what was taken of those before it."""
+    forger, outcome, known = Forger(seed), Outcome(), Known()
+    for number in range(count):
+        if number % FORGED_PER_DOCUMENT == 0:
+            forger, known = Forger(seed + number), Known()
+        update = forger.update()
+        compare(compiled, known, mutate(update, (update,), forger.rng), DEFAULT_LIMITS, outcome)
+        compare(compiled, known, update, DEFAULT_LIMITS, outcome)
+        part = _attempt(partial(known.close_fully, update))
+        if isinstance(part, ClosedPart):
+            known.add(part)
+    return outcome
 
 
 def play(compiled: Compiled, histories: Sequence[Sequence[bytes]], seed: int, count: int) -> Outcome:
@@ -152,8 +179,9 @@ def _run_sanitized(library: str, seed: int, count: int) -> int:
         update for updates in histories for update in updates
     ]
     reading = native_reading.play(compiled.read_update, whole, seed, count)
-    outcome.counts += reading.counts
-    outcome.failures += reading.failures
+    for each in (reading, play_forged(compiled, seed, count // 5)):
+        outcome.counts += each.counts
+        outcome.failures += each.failures
     for failure in outcome.failures[:20]:
         print(failure)
     print(", ".join(f"{number} {name}" for name, number in outcome.counts.items()))
