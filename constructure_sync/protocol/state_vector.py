@@ -4,10 +4,14 @@ Their bytes are not canonical (clients write them in any order): compare them de
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from constructure_sync.errors import ProtocolViolation
 from constructure_sync.protocol.id_ranges import MAX_CLOCK
 from constructure_sync.protocol.lib0 import Reader, write_var_uint
+
+# The same ids over and over, five bytes each: crowds that come back are asked with a vector of its own each.
+_client = lru_cache(maxsize=65_536)(write_var_uint)
 
 
 def decode_state_vector(encoded: bytes, max_clients: int = 100_000) -> dict[int, int]:
@@ -39,6 +43,6 @@ def encode_state_vector(clocks: Mapping[int, int]) -> bytes:
     """Give the bytes of a state vector, clients from the highest id down as Yjs writes them."""
     parts = [write_var_uint(len(clocks))]
     for client in sorted(clocks, reverse=True):
-        parts.append(write_var_uint(client))
+        parts.append(_client(client))
         parts.append(write_var_uint(clocks[client]))
     return b"".join(parts)
