@@ -147,6 +147,7 @@ def test_what_waits_or_is_known_or_refers_to_what_comes_later_is_left_to_the_gen
         update(section(CLIENT, 13, text("x", origin=(CLIENT, 13)))),
         update(section(CLIENT, 13, text("x", origin=(2, 5))), section(2, 5, text("y"))),
         update(section(CLIENT, 13, text("x", parent=(CLIENT, 9)))),
+        update(section(CLIENT, 13, text("x")), section(CLIENT, 13, text("y"))),
         update(section(CLIENT, 13, text("x")), section(CLIENT, 14, text("y"))),
         update(section(CLIENT, 13, text("x")), deletes=((CLIENT, 13, 15),)),
         update(section(CLIENT, 13, text("x")), deletes=((9, 0, 1),)),
@@ -196,6 +197,9 @@ def test_clocks_end_at_32_bits() -> None:
     known.clocks[5], known.nesting[5] = MAX_CLOCK - 3, array("Q", (2,))
     assert taken(known, update(section(5, MAX_CLOCK - 3, text("a"), text("bc"))))
     assert not taken(known, update(section(5, MAX_CLOCK - 3, text("a"), text("bcd"))))
+    known.deletes.add(6, 0, MAX_CLOCK + 9)
+    assert taken(known, update(deletes=((6, 5, MAX_CLOCK),)))
+    assert not taken(known, update(deletes=((6, 5, MAX_CLOCK + 1),)))
 
 
 def test_so_many_clients_are_referred_to() -> None:
