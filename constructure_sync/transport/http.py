@@ -48,7 +48,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over, and leave nothing behind: this object and its parser would keep each other for long."""
+        """Hand the connection over, and leave nothing behind: this object and its parser would keep each other for long.
+
+        Not while an earlier request is unanswered: its answer would end up between the frames.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.send_400_response("A WebSocket cannot be opened before earlier requests are answered.")
+            return
         super().handle_websocket_upgrade()
         self._head_is_whole()
         self.parser = self.transport = self.flow = None  # type: ignore[assignment]  # as uvicorn has them before a connection

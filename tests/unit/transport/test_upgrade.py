@@ -293,3 +293,20 @@ async def test_no_token_is_logged() -> None:
 def test_the_parser_is_built_on_the_release_it_was_tried_with() -> None:
     """picows takes fifteen arguments by position; another release may order them otherwise."""
     assert version("picows") == "2.3.1"
+
+
+@on_both_loops
+async def test_a_socket_is_not_opened_behind_an_unanswered_request(caplog: pytest.LogCaptureFixture) -> None:
+    get = b"GET / HTTP/1.1\r\nHost: courses.example\r\n\r\n"
+    async with serving() as stage:
+        status, _, _ = await stage.refused(get + upgrade_request())
+        assert status == 400
+        client = await stage.tcp()
+        await client.send(get)
+        assert (await client.head())[0] == 204
+        await client.send(upgrade_request())
+        assert (await client.head())[0] == 101
+        await client.send(client_frame(BINARY, b"a"))
+        assert await client.frame() == (BINARY, b"a")
+    assert len(stage.requests) == 1
+    assert not caplog.records
