@@ -22,6 +22,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _encode_string = json.JSONEncoder(ensure_ascii=False).encode
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGIT_FIRST = re.compile(rb'"[0-9]')
 _DIGITS = frozenset("0123456789")
 _ARRAY_INDEX = re.compile(r"(0|[1-9][0-9]{0,9})\Z")
 
@@ -59,20 +60,27 @@ def stamp_user(state: bytes, user_id: str, user_name: str) -> bytes:
 
     state: JSON of an object. Raises ProtocolViolation when it is not JSON as JSON.parse takes it, no object, or too deep.
     """
-    value = parse_json(state)
+    try:
+        value, write = _parse_plain(state), _stringify_plain
+    except _NotPlain:
+        value, write = parse_json(state), stringify
     if not isinstance(value, dict):
         raise ProtocolViolation("an awareness state is not an object")
     user = value.get("user")
     value["user"] = {**(user if isinstance(user, dict) else {}), "id": user_id, "name": user_name}
-    return stringify(value).encode()
+    return write(value).encode()
 
 
 def parse_json(text: bytes) -> Json:
     """Return what JSON.parse would; raises ProtocolViolation where it would throw, and for nesting deeper than 64."""
+    return _parse(text, _decoder)
+
+
+def _parse(text: bytes, decoder: json.JSONDecoder) -> Json:
     if text.count(b"[") + text.count(b"{") > MAX_STATE_DEPTH:
         _check_depth(text)
     try:
-        value: Json = _decoder.decode(text.decode())
+        value: Json = decoder.decode(text.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation("an awareness state is not JSON") from error
     return value
@@ -83,6 +91,41 @@ def _refuse_constant(name: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+class _NotPlain(Exception):
+    """A state holds something that Python and JavaScript write differently."""
+
+
+def _parse_plain(text: bytes) -> Json:
+    """Do as `parse_json` for values that Python's own encoder then writes as JSON.stringify does: those of nearly all states.
+
+    Raises _NotPlain for others: with numbers that are written with an exponent somewhere, or keys that might be array indexes.
+    """
+    if b"\\u" in text or _DIGIT_FIRST.search(text):
+        raise _NotPlain
+    return _parse(text, _plain_decoder)
+
+
+def _plain_int(text: str) -> int:
+    if len(text) > 15:
+        raise _NotPlain
+    return int(text)
+
+
+def _plain_float(text: str) -> float:
+    number = float(text)
+    if not 1e-4 <= abs(number) < 1e15:
+        raise _NotPlain
+    return int(number) if number.is_integer() else number
+
+
+_plain_decoder = json.JSONDecoder(parse_float=_plain_float, parse_int=_plain_int, parse_constant=_refuse_constant)
+_plain_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+
+
+def _stringify_plain(value: Json) -> str:
+    return _without_lone_surrogates(_plain_encoder.encode(value))
 
 
 def _check_depth(text: bytes) -> None:
@@ -132,10 +175,14 @@ def _key_order(value: dict[str, Json]) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    quoted: str = _encode_string(text)
-    if quoted.isascii():
-        return quoted
-    return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
+    return _without_lone_surrogates(_encode_string(text))
+
+
+def _without_lone_surrogates(written: str) -> str:
+    """JSON.stringify escapes them; a whole pair is one character here."""
+    if written.isascii():
+        return written
+    return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", written)
 
 
 def _number(value: float) -> str:

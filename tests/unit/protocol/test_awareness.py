@@ -178,6 +178,43 @@ def test_a_state_is_stamped_with_its_user(state: bytes, stamped: str) -> None:
     assert stamp_user(stamped.encode(), "7", "Ada").decode() == stamped
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("5.0", "5"),
+        ("-0.0", "0"),
+        ("-0", "0"),
+        ("1.50", "1.5"),
+        ("12E2", "1200"),
+        ("0.00001", "0.00001"),
+        ("1e-7", "1e-7"),
+        ("100000000000000.5", "100000000000000.5"),
+        ("1000000000000000.0", "1000000000000000"),
+        ("999999999999999", "999999999999999"),
+        ("9007199254740993", "9007199254740992"),
+        ("1e999", "null"),
+        ('{"b":1,"10":2,"9":3}', '{"9":3,"10":2,"b":1}'),
+        ('{"b":1,"\\u0039":3}', '{"9":3,"b":1}'),
+        ('{"b":1,"a":2,"b":3}', '{"b":3,"a":2}'),
+        ('"\\ud800"', '"\\ud800"'),
+        ('"\\ud83d\\ude00"', '"😀"'),
+        ('"é\u2028\x7f\\/"', '"é\u2028\x7f/"'),
+    ],
+)
+def test_what_a_client_says_in_its_state_is_stamped_as_JSON_stringify_writes_it(value: str, written: str) -> None:
+    stamped = stamp_user(f'{{"a":{value}}}'.encode(), "7", "Ada").decode()
+    assert stamped == f'{{"a":{written},"user":{{"id":"7","name":"Ada"}}}}'
+
+
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=4))
+def test_every_state_is_stamped_as_it_would_be_written(state: dict[str, Json]) -> None:
+    state.pop("user", None)
+    text = json.dumps(state).encode()
+    value = parse_json(text)
+    assert isinstance(value, dict)
+    assert stamp_user(text, "7", "A\ud800").decode() == stringify({**value, "user": {"id": "7", "name": "A\ud800"}})
+
+
 @pytest.mark.parametrize("state", [b"[]", b"1", b'"a"', GONE, b"true", b"x"])
 def test_a_state_that_is_no_object_is_a_violation(state: bytes) -> None:
     with pytest.raises(ProtocolViolation):
