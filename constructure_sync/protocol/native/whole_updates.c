@@ -9,6 +9,8 @@
 
 #include "whole_updates.h"
 
+#include <stdlib.h>
+
 /* --- Memory ------------------------------------------------------------------------------------------------------- */
 
 static void let_go_of_authors(Closing *closing)
@@ -24,6 +26,7 @@ static void free_spans(Closing *closing)
     PyMem_Free(closing->explicit.spans);
     PyMem_Free(closing->implied.spans);
     PyMem_Free(closing->texts.spans);
+    PyMem_Free(closing->owners.spans);
 }
 
 /* --- What there is ------------------------------------------------------------------------------------------------ */
@@ -297,17 +300,39 @@ static Outcome read_ranges_of(Closing *closing, uint64_t owner, uint64_t count)
     return outcome;
 }
 
-/* Read the delete set up to the end of the update, its clients from the highest one down, as Yjs writes them. */
+static int by_client(const void *one, const void *other)
+{
+    uint64_t client = ((const Span *)one)->client, against = ((const Span *)other)->client;
+    return client < against ? -1 : client > against;
+}
+
+/* Whether a client is named twice, by those that were read so far. Yjs writes them from the highest one down, so that a look
+ * at the last is enough; yrs writes them in any order, and then all are sorted at the end. */
+static bool names_one_twice(Spans *owners)
+{
+    qsort(owners->spans, owners->count, sizeof *owners->spans, by_client);
+    for (size_t place = 1; place < owners->count; place++) {
+        if (owners->spans[place].client == owners->spans[place - 1].client)
+            return true;
+    }
+    return false;
+}
+
+/* Read the delete set up to the end of the update. */
 static Outcome read_deletes(Closing *closing)
 {
     Reader *reader = &closing->reader;
     uint64_t owners, owner, count, last = UINT64_MAX;
+    bool falls = true;
     Outcome outcome = TAKEN;
     if (!read_var_uint(reader, &owners) || owners * 2 > bytes_left(reader))
         return OTHER;
     while (owners-- && outcome == TAKEN) {
-        if (!read_var_uint(reader, &owner) || owner >= last || !read_var_uint(reader, &count))
+        if (!read_var_uint(reader, &owner) || !read_var_uint(reader, &count))
             return OTHER;
+        falls = falls && owner < last;
+        if (add_span(&closing->owners, (Span){.client = owner}) != TAKEN)
+            return RAISED;
         closing->ranges += count;
         if (count * 2 > bytes_left(reader) || closing->ranges > closing->known.limits.max_delete_ranges)
             return OTHER;
@@ -316,7 +341,9 @@ static Outcome read_deletes(Closing *closing)
         outcome = read_ranges_of(closing, owner, count);
         last = owner;
     }
-    return outcome == TAKEN && bytes_left(reader) > 0 ? OTHER : outcome;
+    if (outcome == TAKEN && (bytes_left(reader) > 0 || (!falls && names_one_twice(&closing->owners))))
+        return OTHER;
+    return outcome;
 }
 
 /* --- The function ------------------------------------------------------------------------------------------------- */
@@ -362,7 +389,7 @@ PyObject *close_whole(PyObject *module, PyObject *const *arguments, Py_ssize_t c
     closing.is_whole = true;
     closing.author_count = closing.section_count = 0;
     closing.structs = closing.subdocs = closing.ranges = 0;
-    closing.runs = closing.explicit = closing.implied = closing.texts = (Spans){0};
+    closing.runs = closing.explicit = closing.implied = closing.texts = closing.owners = (Spans){0};
     PyObject *part = NULL;
     Outcome outcome = read_arguments(&closing, arguments, count);
     if (outcome == TAKEN) {

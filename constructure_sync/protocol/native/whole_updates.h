@@ -52,6 +52,7 @@ typedef struct {
     Spans runs;              /* how deep the structs hang */
     Spans explicit, implied; /* what is newly deleted: by the delete set, by structs without content */
     Spans texts;             /* JSON that is still to be judged */
+    Spans owners;            /* the clients of the delete set */
 } Closing;
 
 /* Append a span; never OTHER. */

@@ -118,6 +118,7 @@ SHAPES: dict[str, bytes] = {
         deletes=((CLIENT, 0, 9), (CLIENT, 10, 12), (2, 0, 7)),
     ),
     "what is deleted already": update(deletes=((CLIENT, 3, 4), (CLIENT, 4, 5), (CLIENT, 11, 12))),
+    "a delete set as yrs writes it, in any order": update(deletes=((2, 0, 2), (CLIENT, 0, 3))),
     "a delete set of a client without ranges": b"\x00\x02" + uints(CLIENT, 1, 0, 2) + uints(2, 0),
     "nothing": EMPTY_UPDATE,
 }
@@ -153,7 +154,7 @@ def test_what_waits_or_is_known_or_refers_to_what_comes_later_is_left_to_the_gen
         update(section(CLIENT, 13, text("x")), deletes=((9, 0, 1),)),
         update(deletes=((2, 1, 2), (2, 0, 1))),
         update(deletes=((2, 0, 2), (2, 1, 3))),
-        update(deletes=((2, 0, 2), (CLIENT, 0, 3))),
+        b"\x00\x03" + uints(2, 1, 0, 1) + uints(CLIENT, 1, 0, 1) + uints(2, 1, 1, 1),
         b"\x00\x02\x02\x01\x00\x01\x02\x01\x01\x01",
         update(section(CLIENT, 13, text("x", origin=NEXT, right=(CLIENT, 11)))),
     ):
