@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_TIMEOUT: Final = 5.0
 MAX_HEAD_BYTES: Final = 32 * 1024
@@ -23,6 +24,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -30,6 +32,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_whole()
+        if self._answering is not None:
+            # uvicorn tells only the newest of several requests; an earlier one would fail at writing, with a traceback each.
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -52,12 +58,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
         Not while an earlier request is unanswered: its answer would end up between the frames.
         """
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._answering is not None and not self._answering.response_complete:
             self.send_400_response("A WebSocket cannot be opened before earlier requests are answered.")
             return
         super().handle_websocket_upgrade()
         self._head_is_whole()
+        self._answering = None
         self.parser = self.transport = self.flow = None  # type: ignore[assignment]  # as uvicorn has them before a connection
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _expect_head(self) -> None:
         if self._head_deadline is None:

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
@@ -299,8 +301,9 @@ def test_the_parser_is_built_on_the_release_it_was_tried_with() -> None:
 async def test_a_socket_is_not_opened_behind_an_unanswered_request(caplog: pytest.LogCaptureFixture) -> None:
     get = b"GET / HTTP/1.1\r\nHost: courses.example\r\n\r\n"
     async with serving() as stage:
-        status, _, _ = await stage.refused(get + upgrade_request())
-        assert status == 400
+        for earlier in (1, 2, 5):
+            status, _, _ = await stage.refused(get * earlier + upgrade_request())
+            assert status == 400
         client = await stage.tcp()
         await client.send(get)
         assert (await client.head())[0] == 204
@@ -309,4 +312,30 @@ async def test_a_socket_is_not_opened_behind_an_unanswered_request(caplog: pytes
         await client.send(client_frame(BINARY, b"a"))
         assert await client.frame() == (BINARY, b"a")
     assert len(stage.requests) == 1
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@on_both_loops
+async def test_several_requests_of_a_connection_that_ended_are_answered_to_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, goes_on, ended = 0, asyncio.Event(), 0
+
+    async def slow(scope: object, receive: object, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        nonlocal begun, ended
+        begun += 1
+        await goes_on.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        ended += 1
+
+    async with serving() as stage:
+        stage.server.config.loaded_app = slow
+        client = await stage.tcp()
+        await client.send(b"GET / HTTP/1.1\r\nHost: courses.example\r\n\r\n" * 3 + b"no request\r\n\r\n")
+        assert await client.at_end()
+        assert begun == 1
+        goes_on.set()
+        await until(lambda: ended == 1)
+        assert begun == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
