@@ -37,14 +37,15 @@ class Compiled(Protocol):
 
 
 def _compiled() -> Compiled | None:
-    """Give the extension module unless it is not there or not wanted."""
+    """Give the extension module unless it is not there, not wanted, or left from sources that lacked some of it."""
     if os.environ.get("CONSTRUCTURE_PURE_PYTHON", "").lower() in ("1", "true", "yes", "on"):
         return None
     try:
         from constructure_sync.protocol import _native
     except ImportError:
         return None
-    return _native
+    is_whole = all(hasattr(_native, name) for name in ("close_short", "close_whole", "read_update"))
+    return _native if is_whole else None
 
 
 _native = _compiled()

@@ -259,6 +259,16 @@ def test_python_is_used_when_it_is_asked_for() -> None:
     assert subprocess.check_output(command, env=environment, text=True, timeout=60) == "python\n"
 
 
+def test_python_is_used_instead_of_a_module_that_earlier_sources_left() -> None:
+    words = (
+        "import sys, types, constructure_sync.protocol as p;"
+        "p._native = sys.modules[p.__name__ + '._native'] = types.ModuleType('_native');"
+        "p._native.close_short = None;"
+        "from constructure_sync.protocol.readers import IMPLEMENTATION as used; print(used)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", words], text=True, timeout=60) == "python\n"
+
+
 def test_without_a_compiler_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "_native.so"
     monkeypatch.setenv("PATH", str(tmp_path))
