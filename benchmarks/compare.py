@@ -1,18 +1,19 @@
 """Ours beside other servers, in turn in one run, and the report of it: `python -m benchmarks compare`.
 
 In each round every server meets the same load, one after the other, in an order that changes with the round; a ratio is taken
-within a round. Ours runs with everything on and its log on disk, the others as their documentation starts them, in memory.
+within a round. A peer that was far behind another one in the first rounds is left out of the others.
+Ours runs with everything on and its log on disk, the others as their documentation starts them, in memory.
 """
 
 import argparse
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.aims import OURS
+from benchmarks.aims import FLOOR, OURS, Round
 from benchmarks.comparison import Row, rows
 from benchmarks.figures import shown
 from benchmarks.knobs import FULL
@@ -27,6 +28,8 @@ FOLDER: Final = Path(__file__).parent
 RESULTS: Final = FOLDER / "RESULTS.md"
 RAW: Final = FOLDER / "results.jsonl"
 _ROUNDS: Final = 5
+_TRIALS: Final = 2
+_FAR: Final = 2.0  # times worse than the best peer: it will not become the best any more
 
 
 def run(words: Sequence[str]) -> int:
@@ -73,7 +76,7 @@ def _measure(row: Row, count: int, file: Path, until: float) -> bool:
     for number in range(len(measured), count):
         if time.monotonic() > until:
             return False
-        measured.append(one_round(row, number, _failed(measured)))
+        measured.append(one_round(row, number, {**far_behind(row, measured), **_failed(measured)}))
         append(file, measured[-1])
         print(f"{row.name} {number + 1}/{count}: {_first_figures(row, measured[-1])}", flush=True)
     print("\n".join(told(row, measured)), flush=True)
@@ -83,7 +86,7 @@ def _measure(row: Row, count: int, file: Path, until: float) -> bool:
 def one_round(row: Row, number: int, failed: Mapping[str, str]) -> Measured:
     """Have every server meet the load once; one that fails, or is not here, has no figures.
 
-    failed: others that did so in an earlier round, and why; they are not asked again, since most failures take a minute.
+    failed: others that are not asked again, and why.
     """
     names = list(row.worlds)
     first = number % len(names)
@@ -96,6 +99,30 @@ def one_round(row: Row, number: int, failed: Mapping[str, str]) -> Measured:
 
 def _failed(measured: Sequence[Measured]) -> Mapping[str, str]:
     return {name: run.failure for each in measured for name, run in each.runs.items() if run.failure and name != OURS}
+
+
+def far_behind(row: Row, measured: Sequence[Measured]) -> Mapping[str, str]:
+    """Return the peers that were far behind the best of them by all that has an aim, whenever they ran, and how that is told.
+
+    They cannot change a ratio to the best peer any more, and take most of the time.
+    """
+    if len(measured) < _TRIALS:
+        return {}
+    rounds = [each.figures for each in measured]
+    peers = [name for name in row.worlds if name not in (OURS, FLOOR)]
+    told = f"left out after {_TRIALS} rounds: {_FAR:g} times behind the best peer and more"
+    return {peer: told for peer in peers if all(_is_far(row, peer, set(peers), ran) for ran in rounds if peer in ran)}
+
+
+def _is_far(row: Row, peer: str, peers: Set[str], ran: Round) -> bool:
+    others = [figures for name, figures in ran.items() if name in peers]
+    aimed = [each for each in row.compared if each.aims] or row.compared[:1]
+    for each in aimed:
+        own, all_of_them = ran[peer][each.figure], [figures[each.figure] for figures in others]
+        ratio = max(all_of_them) / own if each.more_is_better else own / min(all_of_them)
+        if ratio < _FAR:
+            return False
+    return True
 
 
 def _run(row: Row, world: World) -> Run:

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import compare, surroundings
 from benchmarks.aims import FLOOR, OURS, Aim, Compared
-from benchmarks.compare import one_round
+from benchmarks.compare import far_behind, one_round
 from benchmarks.comparison import Row, rows
 from benchmarks.edits import PREFIX, mark
 from benchmarks.figures import GENERATOR, Figures
@@ -61,6 +61,19 @@ def figures_of(delay: float, delivered: float, busy: float = 10.0) -> Figures:
 
 def a_round(number: int, **figures: Figures) -> Measured:
     return Measured("row", number, ON, {name.replace("_", " "): Run(each) for name, each in figures.items()})
+
+
+def test_a_peer_that_was_always_far_behind_is_left_out_after_two_rounds() -> None:
+    best, slow, mixed = figures_of(4.0, 100.0), figures_of(9.0, 49.0), figures_of(9.0, 60.0)
+    row = a_row({OURS: best, "a": best, "slow": slow, "mixed": mixed, FLOOR: slow})
+    rounds = [one_round(row, number, {}) for number in range(2)]
+    assert not far_behind(row, rounds[:1])
+    assert list(far_behind(row, rounds)) == ["slow"]
+    third = one_round(row, 2, far_behind(row, rounds))
+    assert third.runs["slow"].failure.startswith("left out")
+    assert list(far_behind(row, [*rounds, third])) == ["slow"]
+    once_near = one_round(a_row({OURS: best, "a": best, "slow": best, "mixed": slow, FLOOR: slow}), 1, {})
+    assert not far_behind(row, [rounds[0], once_near])
 
 
 def test_a_ratio_is_to_the_best_peer_of_its_round_and_above_one_where_ours_is_better() -> None:
