@@ -38,6 +38,11 @@ def teachers(server: ServerProcess) -> tuple[Account, Account]:
     return server.register("Ana"), server.register("Bo")
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, tests and all: they, and what they start, are deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """An example in a process of its own, with its input and everything it has printed."""
 
@@ -58,6 +63,7 @@ class Program:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "COURSE_PASSWORD": account.password, "PYTHONWARNINGS": "error"},
+            preexec_fn=_heed_interrupts,
         )
         return cls(process)
 
