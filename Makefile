@@ -47,7 +47,7 @@ bench-own: $(DEV_READY) $(NODE_READY) ## measure this server alone; ARGS="--help
 bench-profile: $(DEV_READY) ## say where the time goes under each load, for benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks profile $(ARGS)
 
-bench-smoke: $(DEV_READY) $(NODE_READY) ## a minute that shows that the benchmarks run and end right
+bench-smoke: $(DEV_READY) $(NODE_READY) ## two minutes that show that the benchmarks run and end right
 	$(BIN)/python -m benchmarks own --smoke $(ARGS)
 
 lock: $(DEV_READY) ## resolve requirements/*.txt and the Node lock anew

@@ -66,7 +66,7 @@ def own(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*WORKLOADS, []], help="one of the above")
-    parser.add_argument("--smoke", action="store_true", help="a minute that shows that everything runs and is right")
+    parser.add_argument("--smoke", action="store_true", help="two minutes that show that everything runs and is right")
     parser.add_argument("--runs", type=int, help="of each case; their median counts")
     parser.add_argument("--edits", type=int, help="of the one course that `history` then measures")
     parser.add_argument("--json", type=Path, help="also append every run to this file, a line for each case")
